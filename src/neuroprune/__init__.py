@@ -1,0 +1,59 @@
+"""neuroprune: make a Hugging Face transformer several times smaller while it is fine-tuned.
+
+    pruner = neuroprune.attach(model, optimizer, neuroprune.NeuroPrune(alpha=1e-4, beta=1e-3))
+    ...  # ordinary loop; pruner.prune() at the end of each epoch
+    pruner.finish()
+    neuroprune.save_pretrained(model, "out/")
+
+Names are resolved on first use, so that importing the package imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from neuroprune.config import L1, Magnitude, NeuroPrune
+from neuroprune.plan import ShrinkPlan
+
+if TYPE_CHECKING:
+    from neuroprune.anatomy import anatomy_of
+    from neuroprune.checkpoint import from_pretrained, save_pretrained
+    from neuroprune.pruner import attach
+    from neuroprune.surgery import shrink_
+
+    NeuroPruneCallback: Any
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "NeuroPruneCallback": "neuroprune.integrations",
+    "anatomy_of": "neuroprune.anatomy",
+    "attach": "neuroprune.pruner",
+    "from_pretrained": "neuroprune.checkpoint",
+    "save_pretrained": "neuroprune.checkpoint",
+    "shrink_": "neuroprune.surgery",
+}
+
+__all__ = [
+    "L1",
+    "Magnitude",
+    "NeuroPrune",
+    "NeuroPruneCallback",
+    "ShrinkPlan",
+    "anatomy_of",
+    "attach",
+    "from_pretrained",
+    "save_pretrained",
+    "shrink_",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,28 @@
+"""Where things are: the blocks of a model, found by the declaration of its family."""
+
+from neuroprune.anatomy.blocks import Anatomy, AttentionBlock, MLPBlock
+from neuroprune.anatomy.patterns import AnatomyError, AttentionPattern, Family, MLPPattern
+from neuroprune.anatomy.registry import (
+    UnknownFamilyError,
+    WrappedModelError,
+    anatomy_of,
+    family_of,
+    refuse_wrapped,
+    register_family,
+)
+
+__all__ = [
+    "Anatomy",
+    "AnatomyError",
+    "AttentionBlock",
+    "AttentionPattern",
+    "Family",
+    "MLPBlock",
+    "MLPPattern",
+    "UnknownFamilyError",
+    "WrappedModelError",
+    "anatomy_of",
+    "family_of",
+    "refuse_wrapped",
+    "register_family",
+]

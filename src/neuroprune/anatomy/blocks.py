@@ -1,0 +1,163 @@
+"""The two kinds of block a transformer is pruned in, and the matrix views of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from neuroprune.plan import Lineage
+
+
+@dataclass(frozen=True)
+class AttentionBlock:
+    """One multi-head attention: four linear layers and the module that runs them.
+
+    Args:
+        name: dotted path inside the family's root module.
+        q_proj: reads the queries' space, weight (num_heads * head_dim, d).
+        k_proj: reads the keys' space, weight (num_kv_heads * head_dim, d).
+        v_proj: reads the values' space, weight (num_kv_heads * head_dim, d).
+        o_proj: reads the heads, weight (d, num_heads * head_dim).
+        head_dim: features per head.
+        is_cross: True where queries and keys/values read different spaces.
+        owner: the module whose forward runs the attention.
+        head_attributes: attributes of `owner` that hold the number of heads.
+        width_attributes: attributes of `owner` that hold num_heads * head_dim.
+        shares_position_bias: True where a bias per head of the dense model is handed to this block.
+    """
+
+    name: str
+    q_proj: nn.Linear
+    k_proj: nn.Linear
+    v_proj: nn.Linear
+    o_proj: nn.Linear
+    head_dim: int
+    is_cross: bool
+    owner: nn.Module
+    head_attributes: tuple[str, ...] = ()
+    width_attributes: tuple[str, ...] = ()
+    shares_position_bias: bool = False
+
+    @property
+    def num_heads(self) -> int:
+        """Number of query heads, read off the weights."""
+        return self.q_proj.weight.shape[0] // self.head_dim
+
+    @property
+    def num_kv_heads(self) -> int:
+        """Number of key/value heads, read off the weights."""
+        return self.k_proj.weight.shape[0] // self.head_dim
+
+    @property
+    def weights_per_head(self) -> int:
+        """Weights (no biases) that go with one head: its q, k, v rows and W_O columns."""
+        projections = (self.q_proj, self.k_proj, self.v_proj)
+        fan_in = sum(p.weight.shape[1] for p in projections)
+        return self.head_dim * (fan_in + self.o_proj.weight.shape[0])
+
+    def matrices(self) -> tuple[Tensor, ...]:
+        """The weights of q, k, v and o."""
+        return tuple(p.weight for p in (self.q_proj, self.k_proj, self.v_proj, self.o_proj))
+
+    def input_groups(self) -> tuple[tuple[Tensor, ...], ...]:
+        """The stored matrices whose column i, together, is all that reads input dimension i.
+
+        Self-attention has one group, (q, k, v); cross-attention two, (q,) and (k, v). Transposed
+        (a view), they are the parts of A = [Q, K, V] that `attention_penalty` takes; they are not
+        concatenated, which would copy them.
+        """
+        q, k, v = (p.weight for p in (self.q_proj, self.k_proj, self.v_proj))
+        return ((q,), (k, v)) if self.is_cross else ((q, k, v),)
+
+    def heads(self) -> Tensor:
+        """Weight blocks A_H = [Q_H, K_H, V_H], one flattened row per head, shape (k, features).
+
+        Weights only. A query head that shares its keys and values is given its group's.
+        """
+        k = self.num_heads
+        rows = []
+        for projection in (self.q_proj, self.k_proj, self.v_proj):
+            weight = projection.weight.detach()
+            per_head = weight.reshape(-1, self.head_dim * weight.shape[1])
+            if per_head.shape[0] != k:
+                per_head = per_head.repeat_interleave(k // per_head.shape[0], dim=0)
+            rows.append(per_head)
+        return torch.cat(rows, dim=1)
+
+
+@dataclass(frozen=True)
+class MLPBlock:
+    """One feed-forward network, plain or gated.
+
+    plain: down(act(up(x)));  gated: down(act(gate(x)) * up(x)).
+
+    Args:
+        name: dotted path inside the family's root module.
+        up_proj: weight (d_ff, d).
+        down_proj: weight (d, d_ff).
+        gate_proj: weight (d_ff, d), or None where the network is plain.
+        activation: the nonlinearity act.
+    """
+
+    name: str
+    up_proj: nn.Linear
+    down_proj: nn.Linear
+    gate_proj: nn.Linear | None
+    activation: Callable[[Tensor], Tensor]
+
+    @property
+    def d_ff(self) -> int:
+        """Number of neurons, read off the weights."""
+        return self.up_proj.weight.shape[0]
+
+    @property
+    def weights_per_neuron(self) -> int:
+        """Weights (no biases) that go with one neuron: its rows of up and gate, column of down."""
+        return sum(p.weight.shape[1] for p in self.fan_in()) + self.down_proj.weight.shape[0]
+
+    def fan_in(self) -> tuple[nn.Linear, ...]:
+        """The layers whose row n feeds neuron n: up, and gate where there is one."""
+        return (self.up_proj,) if self.gate_proj is None else (self.up_proj, self.gate_proj)
+
+    def matrices(self) -> tuple[Tensor, ...]:
+        """The weights of up, gate (if any) and down."""
+        return (*(p.weight for p in self.fan_in()), self.down_proj.weight)
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Every prunable block of a model, in order of depth.
+
+    Args:
+        model_type: the family's key, `config.model_type`.
+        root: the module that the block names are relative to.
+        attentions: attention blocks.
+        mlps: MLP blocks.
+        lineage: where the units came from, and the dense sizes.
+    """
+
+    model_type: str
+    root: nn.Module
+    attentions: tuple[AttentionBlock, ...]
+    mlps: tuple[MLPBlock, ...]
+    lineage: Lineage
+
+    def blocks(self) -> Iterator[AttentionBlock | MLPBlock]:
+        """All blocks, attention first."""
+        yield from self.attentions
+        yield from self.mlps
+
+    def matrices(self) -> Iterator[Tensor]:
+        """Every prunable weight matrix: q, k, v, o, up, gate, down."""
+        for block in self.blocks():
+            yield from block.matrices()
+
+    @property
+    def dense_weights(self) -> int:
+        """Prunable weights of the dense model: the denominator of both sparsities."""
+        heads = sum(self.lineage.heads[b.name] * b.weights_per_head for b in self.attentions)
+        neurons = sum(self.lineage.neurons[b.name] * b.weights_per_neuron for b in self.mlps)
+        return heads + neurons

@@ -1,0 +1,1 @@
+"""How hard to push: schedules."""

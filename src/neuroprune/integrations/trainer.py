@@ -1,0 +1,113 @@
+"""`NeuroPruneCallback`: a pruning method under the Hugging Face Trainer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from neuroprune.config import Config, ConfigError
+from neuroprune.methods import Method
+from neuroprune.plan import ShrinkPlan
+from neuroprune.pruner import Pruner, attach
+
+
+class _Events:
+    """The events of transformers' TrainerCallback that pruning needs."""
+
+    def __init__(self, method: Config | Method) -> None:
+        self.method = method
+        self.pruner: Pruner | None = None
+        self.removed: ShrinkPlan | None = None
+
+    def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Refuse settings that cannot work, before anything is trained."""
+        _check(args)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Attach; when resuming, continue from the state in the checkpoint."""
+        _check(args)
+        self.pruner = attach(kwargs["model"], kwargs["optimizer"], self.method, state.max_steps)
+        if state.global_step > 0:
+            saved = (state.stateful_callbacks or {}).get("NeuroPruneCallback")
+            if not isinstance(saved, dict) or saved.get("attributes", {}).get("state") is None:
+                raise ConfigError(
+                    "the checkpoint was written without this callback. Resume a pruning run from "
+                    "a checkpoint of a pruning run, or start a new training from the saved model."
+                )
+            self.pruner.load_state_dict(saved["attributes"]["state"])
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Let the method choose, and cut."""
+        if self.pruner is not None:
+            self.pruner.prune()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Last cut, dead units removed, hooks gone."""
+        if self.pruner is not None:
+            self.removed = self.pruner.finish()
+            self.pruner = None
+
+    def state(self) -> dict[str, Any]:
+        """What the Trainer stores in `trainer_state.json` of every checkpoint."""
+        return {
+            "args": {},
+            "attributes": {"state": self.pruner.state_dict() if self.pruner else None},
+        }
+
+
+def _check(args: Any) -> None:
+    """Refuse Trainer settings under which pruning cannot work.
+
+    Raises:
+        ConfigError: with the remedy.
+    """
+    if args.load_best_model_at_end:
+        raise ConfigError(
+            "load_best_model_at_end=True would load weights of another shape after a cut. Set it "
+            "to False; every checkpoint loads with neuroprune.from_pretrained, so the best one can "
+            "be chosen afterwards."
+        )
+    if args.world_size > 1 or args.n_gpu > 1:
+        raise ConfigError(
+            f"the Trainer would wrap the model for {max(args.world_size, args.n_gpu)} devices, and "
+            "a wrapped model cannot be cut. Run on one device (CUDA_VISIBLE_DEVICES=0)."
+        )
+    if args.torch_compile:
+        raise ConfigError(
+            "torch_compile=True fixes the shapes that pruning changes. Set it to False, and "
+            "compile the finished model."
+        )
+    if getattr(args, "auto_find_batch_size", False):
+        raise ConfigError(
+            "auto_find_batch_size=True restarts the training on a model that may have been cut. "
+            "Set it to False and give a batch size that fits."
+        )
+
+
+def callback_class() -> Any:
+    """Build the callback class; transformers is imported here and not before.
+
+    Returns:
+        `NeuroPruneCallback`, a `transformers.TrainerCallback`.
+    """
+    from transformers import TrainerCallback
+    from transformers.trainer_callback import ExportableState
+
+    class NeuroPruneCallback(_Events, TrainerCallback, ExportableState):
+        """Prune while a Hugging Face Trainer fine-tunes.
+
+        `prune()` runs at every epoch end, `finish()` when training ends; the trajectory is that of
+        the plain loop. Checkpoints carry the plan: load one with `neuroprune.from_pretrained` and
+        pass it to `Trainer.train(resume_from_checkpoint=...)` to continue.
+
+        Args:
+            method: `NeuroPrune(...)`, `L1(...)`, `Magnitude(...)`, or a `Method` of your own.
+
+        Raises:
+            ConfigError: when training starts, for Trainer settings that cannot work with pruning.
+
+        Example:
+            >>> Trainer(model, args, callbacks=[NeuroPruneCallback(NeuroPrune(alpha=1e-4))])
+            ... # doctest: +SKIP
+        """
+
+    return NeuroPruneCallback

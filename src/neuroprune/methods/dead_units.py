@@ -1,0 +1,69 @@
+"""Units that do nothing: removing them changes no output."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from neuroprune.anatomy import Anatomy, AttentionBlock, MLPBlock
+from neuroprune.plan import ShrinkPlan
+from neuroprune.surgery.neurons import constant_output
+
+
+def dead_units(anatomy: Anatomy) -> ShrinkPlan:
+    """All heads and neurons that `shrink_` removes without changing the model's function.
+
+    A unit is dead where its fan-out is all zero, or where it emits a constant that is zero or that
+    an output bias can take up.
+
+    Args:
+        anatomy: the model's blocks.
+
+    Returns:
+        The plan that removes them.
+    """
+    return ShrinkPlan(
+        {b.name: dead_heads(b).nonzero().squeeze(1).tolist() for b in anatomy.attentions},
+        {b.name: dead_neurons(b).nonzero().squeeze(1).tolist() for b in anatomy.mlps},
+    )
+
+
+@torch.no_grad()
+def dead_neurons(block: MLPBlock) -> Tensor:
+    """Neurons with an all-zero column of down, or whose constant output can be folded.
+
+    Args:
+        block: the MLP.
+
+    Returns:
+        Mask, shape (d_ff,).
+    """
+    constant, output = constant_output(block)
+    if block.down_proj.bias is None:
+        constant &= output == 0
+    return constant | ~block.down_proj.weight.any(dim=0)
+
+
+@torch.no_grad()
+def dead_heads(block: AttentionBlock) -> Tensor:
+    """Heads with all-zero columns of W_O, or all-zero value rows whose bias can be folded.
+
+    Where query heads share keys and values, a head is dead only together with its whole group.
+
+    Args:
+        block: the attention.
+
+    Returns:
+        Mask, shape (num_heads,).
+    """
+    heads, kv_heads, width = block.num_heads, block.num_kv_heads, block.head_dim
+    if heads == 0:
+        return torch.zeros(0, dtype=torch.bool, device=block.q_proj.weight.device)
+    read = block.o_proj.weight.any(dim=0).reshape(heads, width).any(dim=1)
+    silent = ~block.v_proj.weight.any(dim=1).reshape(kv_heads, width).any(dim=1)
+    bias = block.v_proj.bias
+    if bias is not None and block.o_proj.bias is None:
+        silent &= ~bias.reshape(kv_heads, width).any(dim=1)
+    dead = ~read | silent.repeat_interleave(heads // kv_heads)
+    groups = dead.reshape(kv_heads, -1).all(dim=1)
+    return groups.repeat_interleave(heads // kv_heads)

@@ -1,0 +1,141 @@
+"""Gradual magnitude pruning, of single weights or of whole units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from neuroprune.anatomy import Anatomy, AttentionBlock, MLPBlock
+from neuroprune.config import ConfigError, Magnitude, Structure
+from neuroprune.control.schedule import cubic_sparsity
+from neuroprune.core.allocation import lowest_scores, smallest_magnitudes_threshold
+from neuroprune.core.importance import mean_square_per_unit
+from neuroprune.methods.method import Method, StepSizeOf
+from neuroprune.plan import ShrinkPlan
+
+
+class MagnitudeMethod(Method[Magnitude]):
+    """Remove what is smallest, on a cubic schedule.
+
+    "weights": every `every` steps the smallest weights of the whole model are masked; a masked
+    weight stays zero. "units": `prune()` removes the heads and neurons of the smallest mean squared
+    weight until the schedule's structural sparsity is reached; every layer keeps one of each.
+
+    Args:
+        config: target, structure and schedule.
+        total_steps: optimizer steps of the whole training; needed.
+
+    Raises:
+        ConfigError: total_steps is missing.
+
+    Reference: Zhu and Gupta (2017), arXiv 1710.01878.
+    """
+
+    config_type: ClassVar = Magnitude
+
+    def __init__(self, config: Magnitude, total_steps: int | None = None) -> None:
+        super().__init__(config, total_steps)
+        if not total_steps or total_steps < 1:
+            raise ConfigError(
+                "Magnitude follows a schedule and needs the length of the training: "
+                f"attach(..., total_steps=N) with N >= 1, got {total_steps!r}."
+            )
+        self.schedule_steps = total_steps
+        self.step = 0
+        self._keep: dict[Tensor, Tensor] = {}
+
+    def setup(self, anatomy: Anatomy, optimizer: Optimizer) -> None:
+        """Take what is zero already as masked."""
+        self._remember_zeros(anatomy)
+
+    def scheduled(self) -> float:
+        """The sparsity that the schedule asks for now."""
+        c = self.config
+        return cubic_sparsity(self.step, self.schedule_steps, c.target, c.begin, c.end)
+
+    @torch.no_grad()
+    def prox_(self, anatomy: Anatomy, step_size_of: StepSizeOf) -> None:
+        """Hold masked weights at zero, and mask more when it is time."""
+        self.step += 1
+        if self.config.structure is not Structure.WEIGHTS:
+            return
+        for w, keep in self._keep.items():
+            w.mul_(keep)
+        if self.step % self.config.every == 0 or self.step == self.schedule_steps:
+            self._mask_smallest_(anatomy)
+
+    @torch.no_grad()
+    def _mask_smallest_(self, anatomy: Anatomy) -> None:
+        matrices = [w for w in anatomy.matrices() if w.numel()]
+        kept = sum(w.numel() for w in matrices)
+        goal = round(self.scheduled() * anatomy.dense_weights) - (anatomy.dense_weights - kept)
+        magnitudes = torch.cat([w.detach().abs().flatten().float() for w in matrices])
+        threshold = smallest_magnitudes_threshold(magnitudes, goal)
+        for w in matrices:
+            w.masked_fill_(w.abs() <= threshold, 0.0)
+        self._remember_zeros(anatomy)
+
+    def select(self, anatomy: Anatomy, budget: float | None = None) -> ShrinkPlan:
+        """The units of the smallest mean squared weight, up to the schedule (or `budget`)."""
+        if self.config.structure is not Structure.UNITS:
+            return ShrinkPlan()
+        goal = self.scheduled() if budget is None else budget
+        kept = sum(w.numel() for w in anatomy.matrices())
+        needed = round(goal * anatomy.dense_weights) - (anatomy.dense_weights - kept)
+        blocks = list(anatomy.blocks())
+        scores = [_with_floor(_scores(block)) for block in blocks]
+        costs = [
+            torch.full(s.shape, _cost(b), dtype=torch.int64)
+            for b, s in zip(blocks, scores, strict=True)
+        ]
+        gone = lowest_scores(torch.cat(scores).cpu(), torch.cat(costs), needed)
+        removed = {
+            block.name: mask.nonzero().squeeze(1).tolist()
+            for block, mask in zip(blocks, gone.split([len(s) for s in scores]), strict=True)
+        }
+        heads = {b.name: removed[b.name] for b in anatomy.attentions}
+        neurons = {b.name: removed[b.name] for b in anatomy.mlps}
+        return ShrinkPlan(heads, neurons)
+
+    def after_shrink_(self, plan: ShrinkPlan, anatomy: Anatomy) -> None:
+        """Masked weights are zero at this point, so the masks of the new matrices can be read."""
+        self._remember_zeros(anatomy)
+
+    def _remember_zeros(self, anatomy: Anatomy) -> None:
+        if self.config.structure is Structure.WEIGHTS:
+            self._keep = {w: w.detach() != 0 for w in anatomy.matrices() if w.requires_grad}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The step count; masks are read off the weights."""
+        return {"step": self.step}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue at the saved step."""
+        self.step = int(state["step"])
+
+
+def _scores(block: AttentionBlock | MLPBlock) -> Tensor:
+    *fan_in, fan_out = block.matrices()
+    if isinstance(block, AttentionBlock):
+        if block.num_kv_heads != block.num_heads:
+            raise ConfigError(
+                f"{block.name!r} shares keys and values among query heads; unit magnitude needs "
+                "one key/value head per query head."
+            )
+        return mean_square_per_unit(fan_in, fan_out, block.head_dim)
+    return mean_square_per_unit(fan_in, fan_out)
+
+
+def _with_floor(scores: Tensor) -> Tensor:
+    """The best unit of every block stays."""
+    if scores.numel():
+        scores[scores.argmax()] = torch.inf
+    return scores
+
+
+def _cost(block: AttentionBlock | MLPBlock) -> int:
+    return block.weights_per_head if isinstance(block, AttentionBlock) else block.weights_per_neuron

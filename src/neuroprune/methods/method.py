@@ -1,0 +1,161 @@
+"""The protocol of a pruning method, and a base class that does nothing by default."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Generic, TypeVar
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from neuroprune.anatomy import Anatomy
+from neuroprune.config import Config, ConfigError
+from neuroprune.core.proximal import hard_threshold_
+from neuroprune.plan import ShrinkPlan
+
+StepSizeOf = Callable[[Tensor], float | None]
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+class Method(Generic[ConfigT]):
+    """What to prune. The pruner says when, surgery makes it smaller.
+
+    Subclasses override what they need. None of these calls cuts anything: `select` returns a plan.
+
+    Args:
+        config: the method's frozen configuration.
+        total_steps: optimizer steps of the whole training, where the method has a schedule.
+    """
+
+    config_type: ClassVar[type[Config]]
+
+    def __init__(self, config: ConfigT, total_steps: int | None = None) -> None:
+        self.config = config
+        self.total_steps = total_steps
+
+    @property
+    def eps(self) -> float:
+        """Weights below it in absolute value are set to zero when training ends."""
+        return float(getattr(self.config, "eps", 0.0))
+
+    def setup(self, anatomy: Anatomy, optimizer: Optimizer) -> None:
+        """Once, before the first step. May register hooks or add parameters.
+
+        Args:
+            anatomy: the model's blocks.
+            optimizer: the torch optimizer, not a wrapper.
+        """
+
+    def penalty(self, anatomy: Anatomy) -> Tensor:
+        """The value this method adds to the task loss, with its strengths; differentiable.
+
+        Args:
+            anatomy: the model's blocks.
+        """
+        return torch.zeros(())
+
+    def add_penalty_grad_(self, anatomy: Anatomy, scale: float) -> None:
+        """Add scale * gradient of `penalty` to the gradients, before the optimizer step.
+
+        Args:
+            anatomy: the model's blocks.
+            scale: the loss scale that the gradients carry at this point (1 without a scaler).
+        """
+
+    def observe_(self, anatomy: Anatomy) -> None:
+        """Look at gradients and activations after backward, before the optimizer step.
+
+        Args:
+            anatomy: the model's blocks.
+        """
+
+    def prox_(self, anatomy: Anatomy, step_size_of: StepSizeOf) -> None:
+        """The decoupled step after the optimizer step.
+
+        Args:
+            anatomy: the model's blocks.
+            step_size_of: parameter -> its learning rate, None where it is not trained.
+        """
+
+    def select(self, anatomy: Anatomy, budget: float | None = None) -> ShrinkPlan:
+        """What should go now, counting the model's units as it stands.
+
+        Args:
+            anatomy: the model's blocks.
+            budget: structural sparsity to reach, where the caller asks for one.
+        """
+        return ShrinkPlan()
+
+    def after_shrink_(self, plan: ShrinkPlan, anatomy: Anatomy) -> None:
+        """Follow a cut that was made.
+
+        Args:
+            plan: what was removed.
+            anatomy: the blocks that are left.
+        """
+
+    @torch.no_grad()
+    def zero_small_(self, anatomy: Anatomy) -> None:
+        """When training ends: set weights below eps in absolute value to zero.
+
+        Args:
+            anatomy: the model's blocks.
+        """
+        for matrix in anatomy.matrices():
+            if matrix.requires_grad:
+                hard_threshold_(matrix, self.eps)
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-ready state, for a checkpoint."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Read what `state_dict` wrote.
+
+        Args:
+            state: the state.
+        """
+
+
+def add_grad_(parameter: Tensor, gradient: Tensor, scale: float) -> None:
+    """parameter.grad += scale * gradient, where the parameter is trained.
+
+    Args:
+        parameter: the parameter.
+        gradient: of its shape; may be overwritten.
+        scale: the factor.
+    """
+    if parameter.grad is None:
+        parameter.grad = gradient.mul_(scale)
+    else:
+        parameter.grad.add_(gradient.to(parameter.grad.dtype), alpha=scale)
+
+
+def common_step_size(parameters: tuple[Tensor, ...], step_size_of: StepSizeOf) -> float:
+    """The one step size of a group of parameters that shrink together.
+
+    Args:
+        parameters: trained parameters of the group, at least one.
+        step_size_of: parameter -> its learning rate.
+
+    Raises:
+        ConfigError: they have different learning rates.
+    """
+    sizes = {step_size_of(p) for p in parameters}
+    if len(sizes) != 1 or None in sizes:
+        raise ConfigError(
+            f"q, k and v of one layer have the learning rates {sorted(map(str, sizes))}; the group "
+            'step needs one. Put them in param groups of one learning rate, or use apply="penalty".'
+        )
+    return float(sizes.pop() or 0.0)
+
+
+def trained(parameters: tuple[Tensor, ...], step_size_of: StepSizeOf) -> tuple[Any, ...]:
+    """Those parameters that the optimizer trains.
+
+    Args:
+        parameters: the parameters.
+        step_size_of: parameter -> its learning rate, None where it is not trained.
+    """
+    return tuple(p for p in parameters if step_size_of(p) is not None)

@@ -1,0 +1,234 @@
+"""When: optimizer hooks, epoch ends, the end of training. No arithmetic lives here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from neuroprune.anatomy import Anatomy, anatomy_of
+from neuroprune.config import Config
+from neuroprune.methods import Method, dead_units, method_for
+from neuroprune.plan import ShrinkPlan
+from neuroprune.surgery import shrink_, unwrap_optimizer
+
+STATE_VERSION = 1
+_ATTACHED: WeakSet[Optimizer] = WeakSet()
+
+
+class NonFiniteError(FloatingPointError):
+    """A gradient is NaN or infinite; the step was not taken."""
+
+
+class PrunerError(RuntimeError):
+    """A pruner is used in the wrong order or with the wrong model."""
+
+
+def attach(
+    model: nn.Module,
+    optimizer: Any,
+    method: Config | Method,
+    total_steps: int | None = None,
+) -> Pruner:
+    """Add a pruning method to an ordinary training loop.
+
+    From now on the method acts at every true optimizer step (gradient accumulation, mixed precision
+    and several param groups need no care). Call `prune()` at the end of each epoch and `finish()`
+    once at the end.
+
+    A penalty's gradient is added right before the optimizer step. Without gradient clipping this is
+    the same as the penalty in the loss; with clipping, the penalty is added after it and is not
+    clipped. Under a GradScaler with a fused optimizer it carries the scale the gradients carry.
+
+    Args:
+        model: a transformers model of a declared family, not wrapped.
+        optimizer: the optimizer that trains it, or accelerate's wrapper of it.
+        method: `NeuroPrune(...)`, `L1(...)`, `Magnitude(...)`, or a `Method` of your own.
+        total_steps: optimizer steps of the whole training; needed by methods with a schedule.
+
+    Returns:
+        The pruner.
+
+    Raises:
+        UnknownFamilyError, WrappedModelError: the model cannot be pruned; the message says why.
+        ConfigError: the method is not known, or needs `total_steps`.
+        PrunerError: the optimizer trains none of the model's prunable matrices, or has a pruner.
+
+    Example:
+        >>> pruner = attach(model, optimizer, NeuroPrune(alpha=1e-4, beta=1e-3, theta=0.15))
+        ... # doctest: +SKIP
+    """
+    return Pruner(model, optimizer, method_for(method, total_steps))
+
+
+class Pruner:
+    """A method attached to a model and its optimizer; made by `attach`.
+
+    Args:
+        model: the model.
+        optimizer: its optimizer, or a wrapper of it.
+        method: the method.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: Any, method: Method) -> None:
+        self.model = model
+        self.optimizer = unwrap_optimizer(optimizer)
+        self.method = method
+        self.steps = 0
+        self.removed = ShrinkPlan()
+        self.anatomy: Anatomy = anatomy_of(model)
+        self._cut_at_step = -1
+        held = {p for group in self.optimizer.param_groups for p in group["params"]}
+        if not any(m in held for m in self.anatomy.matrices()):
+            raise PrunerError(
+                "the optimizer trains none of the model's prunable matrices. Make the optimizer "
+                "from this model's parameters, after moving it to its device."
+            )
+        if self.optimizer in _ATTACHED:
+            raise PrunerError("the optimizer has a pruner already; call its finish() first.")
+        self.method.setup(self.anatomy, self.optimizer)
+        self._hooks = [
+            self.optimizer.register_step_pre_hook(self._before_step),
+            self.optimizer.register_step_post_hook(self._after_step),
+        ]
+        _ATTACHED.add(self.optimizer)
+
+    def penalty(self) -> Tensor:
+        """The method's penalty now, with its strengths. Detached: for logging only."""
+        with torch.no_grad():
+            return self.method.penalty(self.anatomy)
+
+    def prune(self) -> ShrinkPlan:
+        """End of an epoch: let the method choose, and remove physically what it chose.
+
+        Returns:
+            What was removed, counting the units of the model before this call.
+
+        Raises:
+            PrunerError: the pruner has finished.
+        """
+        self._refuse_finished()
+        plan = self._cut(self.method.select(self.anatomy))
+        self._cut_at_step = self.steps
+        return plan
+
+    def finish(self) -> ShrinkPlan:
+        """End of training: last cut, small weights to zero, dead units removed, hooks gone.
+
+        The method chooses once more only if steps were taken since the last `prune()`.
+
+        Returns:
+            Everything removed since `attach`, counting the units of the model at that time.
+
+        Raises:
+            PrunerError: the pruner has finished.
+        """
+        self._refuse_finished()
+        if self._cut_at_step != self.steps:
+            self.prune()
+        self.method.zero_small_(self.anatomy)
+        self._cut(dead_units(self.anatomy))
+        self.detach()
+        return self.removed
+
+    def detach(self) -> None:
+        """Take the hooks away and cut nothing."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        _ATTACHED.discard(self.optimizer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-ready state: steps, method and its state, and what was cut."""
+        config = self.method.config
+        return {
+            "state_version": STATE_VERSION,
+            "steps": self.steps,
+            "cut_at_step": self._cut_at_step,
+            "method": type(config).__name__,
+            "config": config.to_dict(),
+            "method_state": self.method.state_dict(),
+            "removed": self.removed.to_dict(),
+            "lineage": self.anatomy.lineage.to_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where `state_dict` was taken, on a model that was cut the same way.
+
+        Args:
+            state: what `state_dict` returned.
+
+        Raises:
+            PrunerError: the state is of another method, setting or version, or the model is not
+                the one it was saved with.
+        """
+        mine = self.state_dict()
+        for key in ("state_version", "method", "config"):
+            if state.get(key) != mine[key]:
+                raise PrunerError(
+                    f"the saved pruner state has {key} {state.get(key)!r}, this run has "
+                    f"{mine[key]!r}. Resume with the method and settings it was saved with."
+                )
+        if state.get("lineage") != mine["lineage"]:
+            raise PrunerError(
+                "the model does not have the shape the pruner state was saved with. Load it with "
+                "neuroprune.from_pretrained(checkpoint) and make the optimizer from that model."
+            )
+        self.steps = int(state["steps"])
+        self._cut_at_step = int(state["cut_at_step"])
+        self.removed = ShrinkPlan.from_dict(state["removed"])
+        self.method.load_state_dict(state["method_state"])
+
+    def _cut(self, plan: ShrinkPlan) -> ShrinkPlan:
+        if plan:
+            shrink_(self.model, plan, self.optimizer)
+            self.anatomy = anatomy_of(self.model)
+            self.removed = self.removed.then(plan)
+            self.method.after_shrink_(plan, self.anatomy)
+        return plan
+
+    def _refuse_finished(self) -> None:
+        if not self._hooks:
+            raise PrunerError("this pruner has finished; attach a new one to prune further.")
+
+    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is not None:
+            raise PrunerError(
+                "optimizer.step(closure) recomputes the gradients, which would drop the penalty. "
+                "Call loss.backward() and then optimizer.step()."
+            )
+        if _skipped(optimizer):
+            return
+        self._check_finite(optimizer)
+        self.method.observe_(self.anatomy)
+        scale = getattr(optimizer, "grad_scale", None)
+        self.method.add_penalty_grad_(self.anatomy, 1.0 if scale is None else float(scale))
+
+    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if _skipped(optimizer):
+            return
+        sizes = {p: float(g["lr"]) for g in optimizer.param_groups for p in g["params"]}
+        self.method.prox_(self.anatomy, sizes.get)
+        self.steps += 1
+
+    def _check_finite(self, optimizer: Optimizer) -> None:
+        """A NaN loss reaches every gradient, so looking at a few small ones is enough."""
+        gradients = (p.grad for g in optimizer.param_groups for p in g["params"])
+        smallest = sorted((g for g in gradients if g is not None), key=lambda g: g.numel())[:4]
+        if not all(bool(torch.isfinite(g).all()) for g in smallest):
+            raise NonFiniteError(
+                f"a gradient is NaN or infinite at step {self.steps + 1}; the step was not taken "
+                "and the weights are those of the last good step. Lower the learning rate, clip "
+                "gradients, or check the data for empty targets."
+            )
+
+
+def _skipped(optimizer: Optimizer) -> bool:
+    """Whether a GradScaler has told a fused optimizer to skip this step."""
+    found_inf = getattr(optimizer, "found_inf", None)
+    return found_inf is not None and bool(found_inf)

@@ -1,0 +1,145 @@
+"""`RunRecord`: what was run, on what, and what came out. One JSON file, standard library only."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+RECORD_VERSION = 1
+_PACKAGES = ("neuroprune", "torch", "transformers", "accelerate", "datasets", "numpy")
+
+
+class RecordError(ValueError):
+    """A file is not a RunRecord of this version."""
+
+
+def environment(threads: int | None = None) -> dict[str, Any]:
+    """Machine, interpreter and package versions, for the record.
+
+    Args:
+        threads: the number of compute threads the run used.
+    """
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "cpu_count": os.cpu_count(),
+        "threads": threads,
+        "packages": versions,
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or "unknown"
+
+
+def write_text_atomic(path: Path | str, text: str) -> None:
+    """Write `text` to `path` so that a reader sees the old file or the whole new one."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)  # mkstemp makes private files; give the mode any new file would have
+        os.umask(umask)
+        Path(name).chmod(0o666 & ~umask)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """One run: its configuration, seed and results.
+
+    Args:
+        config: the run's configuration, complete enough to replay it.
+        method: name of the method ("dense" for the unpruned run).
+        task: name of the task.
+        seed: the run's seed.
+        metrics: quality by name, on the split named in the config.
+        sizes: parameters, sparsities with their denominators, bytes on disk, FLOPs.
+        speeds: medians and inter-quartile ranges, seconds.
+        training: seconds, steps, step-time statistics.
+        environment: machine, threads, versions.
+        created: ISO 8601, UTC.
+    """
+
+    config: Mapping[str, Any]
+    method: str
+    task: str
+    seed: int
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    sizes: Mapping[str, Any] = field(default_factory=dict)
+    speeds: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form, with the record's version."""
+        return {"record_version": RECORD_VERSION, **dataclasses.asdict(self)}
+
+    def save(self, path: Path | str) -> None:
+        """Write the record as JSON, atomically."""
+        write_text_atomic(path, json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n")
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> RunRecord:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            RecordError: not a record, or a record of another version.
+        """
+        if not isinstance(data, Mapping) or data.get("record_version") != RECORD_VERSION:
+            raise RecordError(
+                f"expected a RunRecord of version {RECORD_VERSION} (key 'record_version'). "
+                "Run the experiment again with this neuroprune."
+            )
+        values = {k: v for k, v in data.items() if k != "record_version"}
+        names = {f.name for f in dataclasses.fields(cls)}
+        if set(values) - names or {"config", "method", "task", "seed"} - set(values):
+            raise RecordError(f"a RunRecord has the keys {sorted(names)}; got {sorted(values)}.")
+        return cls(**values)
+
+    @classmethod
+    def load(cls, path: Path | str) -> RunRecord:
+        """Read a record from a JSON file.
+
+        Raises:
+            RecordError: the file is not JSON, or not a record of this version.
+        """
+        path = Path(path)
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise RecordError(f"{path} is not a RunRecord: {error}") from error
+        try:
+            return cls.from_dict(data)
+        except RecordError as error:
+            raise RecordError(f"{path}: {error}") from error

@@ -1,0 +1,119 @@
+"""Slicing linear layers: a small pair of functions, rows and columns."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from neuroprune.surgery.optimizer_state import Replacement
+
+Replacements = dict[Tensor, Replacement]
+
+
+def keep_outputs_(linear: nn.Linear, index: Tensor) -> Replacements:
+    """Keep only the output features `index` of a linear layer: rows of its weight, its bias.
+
+    Args:
+        linear: weight (out, in), bias (out,) or None; its parameters are replaced.
+        index: int64 indices of the features to keep, shape (kept,).
+
+    Returns:
+        Old parameter -> replacement, for the optimizer.
+    """
+    done = _replace_(linear, "weight", 0, index)
+    if linear.bias is not None:
+        done |= _replace_(linear, "bias", 0, index)
+    linear.out_features = index.numel()
+    return done
+
+
+def keep_inputs_(linear: nn.Linear, index: Tensor) -> Replacements:
+    """Keep only the input features `index` of a linear layer: columns of its weight.
+
+    Args:
+        linear: weight (out, in); its weight is replaced.
+        index: int64 indices of the features to keep, shape (kept,).
+
+    Returns:
+        Old parameter -> replacement, for the optimizer.
+    """
+    linear.in_features = index.numel()
+    return _replace_(linear, "weight", 1, index)
+
+
+def _replace_(linear: nn.Linear, name: str, dim: int, index: Tensor) -> Replacements:
+    # A new Parameter, not a resized old one: a graph that is still alive keeps the old shape.
+    old: nn.Parameter = getattr(linear, name)
+    index = index.to(old.device)
+    new = nn.Parameter(old.detach().index_select(dim, index), requires_grad=old.requires_grad)
+    if old.grad is not None:
+        new.grad = old.grad.index_select(dim, index)
+    setattr(linear, name, new)
+    return {old: Replacement(new, dim, index)}
+
+
+class NoHeadsProjection(nn.Linear):
+    """A query, key or value layer of an attention without heads.
+
+    It owns a weight of shape (0, d) and emits zeros of one head's width, so that every family's
+    forward, cache and mask code runs unchanged on one head that carries nothing.
+    """
+
+    placeholder_features: int
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Zeros of shape (..., head_dim)."""
+        return input.new_zeros(*input.shape[:-1], self.placeholder_features)
+
+
+class NoHeadsOutput(nn.Linear):
+    """The output layer of an attention without heads: its bias, whatever comes in."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The bias (or zeros), broadcast to shape (..., d)."""
+        zeros = input.new_zeros(*input.shape[:-1], self.weight.shape[0])
+        return zeros if self.bias is None else zeros + self.bias
+
+
+def without_heads_(q: nn.Linear, k: nn.Linear, v: nn.Linear, o: nn.Linear, head_dim: int) -> None:
+    """Turn four emptied layers into the layers of an attention without heads.
+
+    Args:
+        q: query layer with no output features left; likewise k, v.
+        k: key layer.
+        v: value layer.
+        o: output layer with no input features left.
+        head_dim: width of the placeholder head.
+    """
+    for layer in (q, k, v):
+        layer.__class__ = NoHeadsProjection
+        layer.placeholder_features = head_dim  # type: ignore[assignment]
+    o.__class__ = NoHeadsOutput
+
+
+def feature_index(units: Tensor, width: int) -> Tensor:
+    """Features of the given units, each `width` wide: [u * width, ..., u * width + width - 1].
+
+    Args:
+        units: int64 unit indices, shape (n,).
+        width: features per unit.
+
+    Returns:
+        int64, shape (n * width,).
+    """
+    offsets = torch.arange(width, device=units.device)
+    return (units.unsqueeze(1) * width + offsets).reshape(-1)
+
+
+def kept_index(total: int, removed: tuple[int, ...], device: torch.device) -> Tensor:
+    """The indices 0..total-1 without `removed`, int64, ascending.
+
+    Args:
+        total: number of units.
+        removed: indices to leave out.
+        device: where the index is made.
+    """
+    gone = set(removed)
+    # Made from a list, not by nonzero(): the meta device knows no values.
+    kept = [i for i in range(total) if i not in gone]
+    return torch.tensor(kept, dtype=torch.int64, device=device)

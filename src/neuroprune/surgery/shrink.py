@@ -1,0 +1,174 @@
+"""`shrink_`: the one public verb of surgery. It executes a plan; it never decides."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import Tensor, nn
+
+from neuroprune.anatomy import Anatomy, anatomy_of
+from neuroprune.plan import Lineage, PlanError, ShrinkPlan
+from neuroprune.surgery.heads import (
+    fold_constant_heads_,
+    kv_heads_kept,
+    merge_heads_,
+    remove_heads_,
+)
+from neuroprune.surgery.linear import Replacements, kept_index
+from neuroprune.surgery.neurons import fold_constant_neurons_, remove_neurons_
+from neuroprune.surgery.optimizer_state import check_state, rebind_, unwrap_optimizer
+from neuroprune.surgery.ragged_attention import install_
+
+
+def shrink_(model: nn.Module, plan: ShrinkPlan, optimizer: Any = None) -> None:
+    """Remove heads (merging first) and neurons from a model, in place.
+
+    In eval mode and float32 the outputs do not change where the plan removes units whose fan-out is
+    zero, or units that emit a constant which an output bias can take up. Parameters are replaced,
+    not resized; give the optimizer so that its groups and state follow. Schedulers and gradient
+    scalers need no care.
+
+    Args:
+        model: a transformers model of a declared family, not wrapped.
+        plan: what to remove, counting the units of the model as it stands.
+        optimizer: the optimizer that trains the model, or accelerate's wrapper of it.
+
+    Raises:
+        UnknownFamilyError: the model's type was not declared.
+        WrappedModelError: the model is wrapped or compiled.
+        PlanError: the plan names a block or a unit that the model does not have.
+        OptimizerStateError: the optimizer keeps a state of unknown shape.
+        Nothing is changed in any of these cases.
+
+    Example:
+        >>> shrink_(model, ShrinkPlan(remove_heads={"encoder.layer.0.attention": [3]}), optimizer)
+        ... # doctest: +SKIP
+
+    Reference: Dhurandhar et al. (2024), arXiv 2404.01306, Algorithm 2.
+    """
+    anatomy = anatomy_of(model)
+    lineage = anatomy.lineage.then(plan)
+    inner = None if optimizer is None else unwrap_optimizer(optimizer)
+    cuts = _parameter_cuts(anatomy, plan)
+    if inner is not None:
+        check_state(inner, cuts)
+    if not plan:
+        return
+    replaced = _cut_(anatomy, plan)
+    if inner is not None:
+        rebind_(inner, replaced)
+    adopt_(model, lineage)
+
+
+def reshape_(model: nn.Module, lineage: Lineage) -> None:
+    """Give a freshly built dense model the shapes of a shrunk one, whose weights are loaded next.
+
+    Unlike `shrink_`, values play no part, so it works on the meta device: nothing is merged or
+    folded, since the weights to be loaded already are.
+
+    Args:
+        model: a dense model as its config describes it.
+        lineage: of the model whose weights will be loaded.
+
+    Raises:
+        PlanError: the dense sizes of the lineage are not those of the model.
+    """
+    anatomy = anatomy_of(model)
+    here = anatomy.lineage
+    if (here.model_type, here.heads, here.neurons) != (
+        lineage.model_type,
+        lineage.heads,
+        lineage.neurons,
+    ):
+        raise PlanError(
+            "the plan was made for a model with other blocks or sizes than this config describes. "
+            "Load the checkpoint with the config.json that was saved beside it."
+        )
+    for attention in anatomy.attentions:
+        if attention.name in lineage.plan.remove_heads:
+            remove_heads_(attention, lineage.plan.remove_heads[attention.name])
+    for mlp in anatomy.mlps:
+        if mlp.name in lineage.plan.remove_neurons:
+            remove_neurons_(mlp, lineage.plan.remove_neurons[mlp.name])
+    adopt_(model, lineage)
+
+
+def adopt_(model: nn.Module, lineage: Lineage) -> None:
+    """Record in a model's own config where its units came from, and make its heads line up.
+
+    Args:
+        model: a model whose shapes already are those of the lineage.
+        lineage: what was cut so far.
+    """
+    if lineage.plan:
+        own_config_(model).neuroprune = lineage.to_dict()
+        install_(model, anatomy_of(model))
+
+
+def _parameter_cuts(anatomy: Anatomy, plan: ShrinkPlan) -> dict[Tensor, int]:
+    """Every parameter the plan cuts -> the dimension; raises where a plan cannot be executed."""
+    cuts: dict[Tensor, int] = {}
+    for attention in anatomy.attentions:
+        removed = plan.remove_heads.get(attention.name)
+        if removed:
+            device = attention.q_proj.weight.device
+            kv_heads_kept(attention, kept_index(attention.num_heads, removed, device))
+            for layer in (attention.q_proj, attention.k_proj, attention.v_proj):
+                cuts |= dict.fromkeys(layer.parameters(recurse=False), 0)
+            cuts[attention.o_proj.weight] = 1
+    for mlp in anatomy.mlps:
+        if mlp.name in plan.remove_neurons:
+            for layer in mlp.fan_in():
+                cuts |= dict.fromkeys(layer.parameters(recurse=False), 0)
+            cuts[mlp.down_proj.weight] = 1
+    return cuts
+
+
+def _cut_(anatomy: Anatomy, plan: ShrinkPlan) -> Replacements:
+    replaced: Replacements = {}
+    for attention in anatomy.attentions:
+        removed = plan.remove_heads.get(attention.name, ())
+        if removed:
+            merges = plan.merge_heads.get(attention.name, {})
+            outright = tuple(i for i in removed if i not in merges)
+            fold_constant_heads_(attention, outright)
+            merge_heads_(attention, merges)
+            replaced |= remove_heads_(attention, removed)
+    for mlp in anatomy.mlps:
+        removed = plan.remove_neurons.get(mlp.name, ())
+        if removed:
+            fold_constant_neurons_(mlp, removed)
+            replaced |= remove_neurons_(mlp, removed)
+    return replaced
+
+
+def own_config_(model: nn.Module) -> Any:
+    """Give a model a configuration of its own, so that writing into it touches no other model.
+
+    Several models may have been made from one config object. The copy replaces the original in
+    every submodule that holds it.
+
+    Args:
+        model: a transformers model.
+
+    Returns:
+        The configuration the model now owns.
+    """
+    shared: Any = model.config
+    if getattr(shared, "neuroprune", None) is not None:
+        return shared
+    own = copy.deepcopy(shared)
+    for module in model.modules():
+        if getattr(module, "config", None) is shared:
+            module.config = own
+    return own
+
+
+def lineage_of(model: nn.Module) -> Lineage:
+    """Where the surviving units of a model came from.
+
+    Args:
+        model: a transformers model of a declared family.
+    """
+    return anatomy_of(model).lineage

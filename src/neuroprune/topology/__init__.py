@@ -1,0 +1,1 @@
+"""What grew: sparsities and connectivity of a model's layer graphs."""

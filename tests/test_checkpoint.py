@@ -1,0 +1,268 @@
+"""Save and load: equal logits, stock layouts where they exist, and nothing that half-loads."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import neuroprune
+from neuroprune.anatomy import anatomy_of
+from neuroprune.checkpoint import PLAN_FILE, CheckpointError
+from neuroprune.plan import ShrinkPlan
+from neuroprune.surgery import lineage_of, shrink_
+from tests.surgery.test_shrink import random_units
+from tests.zoo import D_FF, FAMILIES, logits, make_inputs, make_model
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_round_trip(family: str, attention: str, tmp_path: Path) -> None:
+    for seed in range(3):
+        model = make_model(family, attention=attention)
+        shrink_(model, ShrinkPlan(*random_units(model, seed)))
+        neuroprune.save_pretrained(model, tmp_path / "out")
+        loaded = neuroprune.from_pretrained(tmp_path / "out", attn_implementation=attention)
+        assert type(loaded) is type(model)
+        assert not loaded.training
+        assert lineage_of(loaded) == lineage_of(model)
+        inputs = make_inputs(family)
+        torch.testing.assert_close(logits(loaded, inputs), logits(model, inputs), rtol=0, atol=1e-6)
+        assert [p.shape for p in loaded.parameters()] == [p.shape for p in model.parameters()]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_loaded_model_can_be_cut_and_saved_again(family: str, tmp_path: Path) -> None:
+    """Also through the stock layout, and through transformers' own save_pretrained."""
+    for plan_of in (_uniform, _mlp_only, lambda m: ShrinkPlan(*random_units(m, 11))):
+        model = make_model(family)
+        shrink_(model, plan_of(model))
+        neuroprune.save_pretrained(model, tmp_path / "a")
+        loaded = neuroprune.from_pretrained(tmp_path / "a")
+        again = ShrinkPlan(*random_units(loaded, 12))
+        for m in (model, loaded):
+            shrink_(m, again)
+        loaded.save_pretrained(tmp_path / "b")  # what Trainer.save_model does
+        last = neuroprune.from_pretrained(tmp_path / "b")
+        inputs = make_inputs(family)
+        expected = logits(model, inputs)
+        torch.testing.assert_close(logits(last, inputs), expected, rtol=0, atol=1e-6)
+        assert lineage_of(last) == lineage_of(model)
+
+
+def _uniform(model: Any) -> ShrinkPlan:
+    anatomy = anatomy_of(model)
+    return ShrinkPlan(
+        {b.name: [1, 2] for b in anatomy.attentions}, {b.name: [0, 5] for b in anatomy.mlps}
+    )
+
+
+def _mlp_only(model: Any) -> ShrinkPlan:
+    mlps = anatomy_of(model).mlps
+    return ShrinkPlan(remove_neurons={b.name: [i, 3 + i] for i, b in enumerate(mlps)})
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_stock_from_pretrained_loads_what_a_stock_config_can_say(
+    family: str, tmp_path: Path
+) -> None:
+    cases = {"mlp": _mlp_only, "heads": _uniform}
+    for case, plan_of in cases.items():
+        model = make_model(family)
+        shrink_(model, plan_of(model))
+        neuroprune.save_pretrained(model, tmp_path / case)
+        config = json.loads((tmp_path / case / "config.json").read_text())
+        stock = case == "mlp" or family.startswith("t5")
+        assert ("per_layer_config" in config) == (not stock)
+        if stock:
+            loaded, report = type(model).from_pretrained(tmp_path / case, output_loading_info=True)
+            assert not any(report[k] for k in ("missing_keys", "unexpected_keys"))
+            assert getattr(loaded.config, "neuroprune", None) is None
+            inputs = make_inputs(family)
+            torch.testing.assert_close(
+                logits(loaded, inputs), logits(model, inputs), rtol=0, atol=1e-5
+            )
+
+
+def test_ragged_single_stack_models_state_their_layers_in_the_config(tmp_path: Path) -> None:
+    model = make_model("bert")
+    shrink_(
+        model,
+        ShrinkPlan({"encoder.layer.0.attention": [0]}, {"encoder.layer.1.mlp": [0, 1]}),
+    )
+    neuroprune.save_pretrained(model, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["per_layer_config"] == {
+        "0": {"intermediate_size": D_FF, "num_attention_heads": 3},
+        "1": {"intermediate_size": D_FF - 2, "num_attention_heads": 4},
+    }
+    assert not getattr(model.config, "is_heterogeneous", False), "in the saved file only"
+
+
+def test_a_dense_model_round_trips_and_loads_with_another_head(tmp_path: Path) -> None:
+    from transformers import BertModel
+
+    model = make_model("bert")
+    neuroprune.save_pretrained(model, tmp_path / "dense")
+    assert not lineage_of(neuroprune.from_pretrained(tmp_path / "dense")).plan
+    shrink_(model, ShrinkPlan({"encoder.layer.0.attention": [0]}))
+    neuroprune.save_pretrained(model, tmp_path / "pruned")
+    bare = neuroprune.from_pretrained(tmp_path / "pruned", model_class=BertModel)
+    assert anatomy_of(bare).attentions[0].num_heads == 3
+
+
+def test_kwargs_reach_transformers(tmp_path: Path) -> None:
+    model = make_model("t5")
+    shrink_(model, ShrinkPlan(*random_units(model, 1)))
+    neuroprune.save_pretrained(model, tmp_path)
+    loaded = neuroprune.from_pretrained(tmp_path, dtype=torch.bfloat16, attn_implementation="eager")
+    assert loaded.dtype == torch.bfloat16
+    assert loaded.config._attn_implementation == "neuroprune_eager"
+
+
+def test_the_tokenizer_travels_along(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({"[UNK]": 0, "good": 1}, unk_token="[UNK]"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]")
+    model = make_model("bert")
+    shrink_(model, ShrinkPlan({"encoder.layer.0.attention": [0]}))
+    neuroprune.save_pretrained(model, tmp_path / "out", tokenizer)
+    assert AutoTokenizer.from_pretrained(tmp_path / "out")("good")["input_ids"] == [1]
+
+
+# -- damage ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    model = make_model("bert")
+    shrink_(model, ShrinkPlan({"encoder.layer.0.attention": [0]}, {"encoder.layer.0.mlp": [1]}))
+    neuroprune.save_pretrained(model, tmp_path / "out")
+    return tmp_path / "out"
+
+
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+
+
+def _edit(key: str, value: Any) -> Any:
+    def edit(path: Path) -> None:
+        data = json.loads(path.read_text())
+        here = data
+        *parents, last = key.split("/")
+        for parent in parents:
+            here = here[parent]
+        here[last] = value
+        path.write_text(json.dumps(data))
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "message"),
+    [
+        ("model.safetensors", _truncate, "truncated or altered.*Copy it again"),
+        ("model.safetensors", _flip, "truncated or altered.*Copy it again"),
+        ("model.safetensors", Path.unlink, "Copy the whole directory"),
+        (PLAN_FILE, _truncate, "damaged.*Save the model again"),
+        (PLAN_FILE, Path.unlink, "AutoModel"),
+        (PLAN_FILE, _edit("checkpoint_version", 99), "Update neuroprune"),
+        (PLAN_FILE, _edit("lineage/format_version", 99), "update neuroprune"),
+        (PLAN_FILE, _edit("lineage/model_type", "opt"), "Copy the whole directory"),
+        (PLAN_FILE, _edit("lineage/heads", {}), "attention blocks"),
+        (PLAN_FILE, _edit("lineage/plan/remove_neurons", {}), "do not fit"),
+        ("config.json", Path.unlink, "not a complete model directory"),
+        ("config.json", _truncate, "damaged"),
+        ("config.json", _edit("num_hidden_layers", 3), "config.json that was saved"),
+        ("config.json", _edit("architectures", ["NoSuchModel"]), "model_class"),
+    ],
+)
+def test_damage_is_named_with_the_remedy(saved: Path, file: str, damage: Any, message: str) -> None:
+    damage(saved / file)
+    with pytest.raises(CheckpointError, match=message):
+        neuroprune.from_pretrained(saved)
+
+
+def test_a_foreign_directory_and_no_directory(tmp_path: Path) -> None:
+    make_model("bert").save_pretrained(tmp_path / "stock")
+    with pytest.raises(CheckpointError, match="AutoModel"):
+        neuroprune.from_pretrained(tmp_path / "stock")
+    with pytest.raises(CheckpointError, match="not a directory"):
+        neuroprune.from_pretrained(tmp_path / "nothing")
+    with pytest.raises(CheckpointError, match="neither a local directory nor a hub"):
+        neuroprune.from_pretrained("someone/some-model")
+
+
+def test_a_full_disk_leaves_the_old_checkpoint_whole(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {f.name: f.read_bytes() for f in saved.iterdir()}
+    model = make_model("bert", seed=5)
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("transformers.modeling_utils.safe_save_file", full)
+    with pytest.raises(CheckpointError, match="free some space"):
+        neuroprune.save_pretrained(model, saved)
+    assert {f.name: f.read_bytes() for f in saved.iterdir()} == before
+    assert [p.name for p in saved.parent.iterdir()] == ["out"], "nothing is left behind"
+    neuroprune.from_pretrained(saved)
+
+
+@pytest.mark.parametrize("crash_at", [0, 1, 2, 3])
+def test_a_crash_while_moving_never_half_loads(
+    saved: Path, crash_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever move is the last one done, the directory loads whole or refuses."""
+    model = make_model("bert", seed=5)
+    shrink_(model, ShrinkPlan({"encoder.layer.1.attention": [0]}, {"encoder.layer.0.mlp": [2]}))
+    done, replace = [], Path.replace
+
+    def counted(self: Path, target: Any) -> Any:
+        if Path(target).parent == saved:
+            if len(done) == crash_at:
+                raise KeyboardInterrupt
+            done.append(target)
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", counted)
+    try:
+        neuroprune.save_pretrained(model, saved)
+        crashed = False
+    except KeyboardInterrupt:
+        crashed = True
+    monkeypatch.undo()
+    if crashed:
+        with pytest.raises(CheckpointError):
+            neuroprune.from_pretrained(saved)
+    else:
+        inputs = make_inputs("bert")
+        assert torch.equal(logits(neuroprune.from_pretrained(saved), inputs), logits(model, inputs))
+
+
+def test_foreign_files_survive_and_stale_shards_do_not(saved: Path) -> None:
+    (saved / "notes.txt").write_text("mine")
+    (saved / "model-00001-of-00002.safetensors").write_bytes(b"stale")
+    neuroprune.save_pretrained(make_model("bert"), saved)
+    assert (saved / "notes.txt").read_text() == "mine"
+    assert not (saved / "model-00001-of-00002.safetensors").exists()
+    neuroprune.from_pretrained(saved)
+
+
+def test_saving_to_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="give a directory"):
+        neuroprune.save_pretrained(make_model("bert"), tmp_path / "file")
