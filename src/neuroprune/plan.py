@@ -36,7 +36,13 @@ def _indices(block: str, what: str, values: Iterable[int]) -> tuple[int, ...]:
 
 
 def _frozen(mapping: Mapping[str, Any]) -> Mapping[str, Any]:
-    return MappingProxyType(dict(sorted(mapping.items())))
+    return MappingProxyType(dict(sorted(mapping.items(), key=lambda item: _natural(item[0]))))
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sort key that puts layer 2 before layer 10."""
+    parts = str(name).split(".")
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 
 
 @dataclass(frozen=True, init=False, eq=False)
@@ -210,7 +216,7 @@ def _to_earlier(gone: Iterable[int], indices: Iterable[int]) -> list[int]:
     return out
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Lineage:
     """Where every surviving unit of a shrunk model came from.
 
@@ -232,6 +238,11 @@ class Lineage:
     def __post_init__(self) -> None:
         object.__setattr__(self, "heads", _frozen(self.heads))
         object.__setattr__(self, "neurons", _frozen(self.neurons))
+        for block, total in (*self.heads.items(), *self.neurons.items()):
+            if isinstance(total, bool) or not isinstance(total, int) or total < 0:
+                raise PlanError(
+                    f"the lineage is damaged: {block!r} has {total!r} units; expected a count >= 0."
+                )
         for what, totals, removed in (
             ("attention", self.heads, self.plan.remove_heads),
             ("MLP", self.neurons, self.plan.remove_neurons),
@@ -253,6 +264,12 @@ class Lineage:
                     f"the plan merges into head {max(merges.values())} of {block!r}, which has "
                     f"{self.heads[block]} (counted from 0). Was it made for another model?"
                 )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Lineage) and self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        return hash(json.dumps(self.to_dict(), sort_keys=True))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (type(self).from_dict, (self.to_dict(),))

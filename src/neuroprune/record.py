@@ -106,8 +106,22 @@ class RunRecord:
         return {"record_version": RECORD_VERSION, **dataclasses.asdict(self)}
 
     def save(self, path: Path | str) -> None:
-        """Write the record as JSON, atomically."""
-        write_text_atomic(path, json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n")
+        """Write the record as JSON, atomically.
+
+        Args:
+            path: the file.
+
+        Raises:
+            RecordError: a value is NaN or infinite.
+        """
+        try:
+            text = json.dumps(self.to_dict(), indent=2, sort_keys=True, allow_nan=False)
+        except ValueError as error:
+            raise RecordError(
+                "a record holds a NaN or an infinite number, which JSON cannot. Leave "
+                "the value out, or find out why it was not computed."
+            ) from error
+        write_text_atomic(path, text + "\n")
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> RunRecord:
@@ -116,9 +130,10 @@ class RunRecord:
         Raises:
             RecordError: not a record, or a record of another version.
         """
-        if not isinstance(data, Mapping) or data.get("record_version") != RECORD_VERSION:
+        version = data.get("record_version") if isinstance(data, Mapping) else None
+        if version != RECORD_VERSION:
             raise RecordError(
-                f"expected a RunRecord of version {RECORD_VERSION} (key 'record_version'). "
+                f"expected a RunRecord of version {RECORD_VERSION}, got {version!r}. "
                 "Run the experiment again with this neuroprune."
             )
         values = {k: v for k, v in data.items() if k != "record_version"}

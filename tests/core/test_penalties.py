@@ -93,6 +93,17 @@ def test_attention_value_and_gradients_equal_the_reference(
     close(torch.cat(by_autograd, dim=1), expected, dtype)
 
 
+@by_dtype
+@given(matrix=draw.matrices(), cuts=st.lists(st.integers(0, 20), max_size=2))
+def test_row_weight_is_what_the_sign_is_multiplied_by(
+    dtype: torch.dtype, matrix: np.ndarray, cuts: list[int]
+) -> None:
+    rows, held = draw.stored(matrix, dtype)
+    expected = [0.0 if not row.any() else 0.5 / math.sqrt(np.abs(row).sum()) for row in held]
+    got = penalties.attention_row_weight(*split(rows, cuts))
+    np.testing.assert_allclose(draw.as_float64(got), expected, rtol=draw.RTOL[dtype])
+
+
 @given(matrix=draw.smooth_matrices())
 def test_attention_gradient_equals_finite_differences(matrix: np.ndarray) -> None:
     expected = paper.finite_differences(paper.attention_penalty, matrix)
@@ -188,3 +199,10 @@ def test_bad_eps_names_itself_and_its_range(
 ) -> None:
     with pytest.raises(ValueError, match=rf"eps must be .*>= 0.* got {eps!r}"):
         function(torch.ones(2, 2), eps)
+
+
+def test_parts_with_different_rows_are_refused() -> None:
+    """Broadcasting one row against many would be a silent wrong answer."""
+    for function in (penalties.attention_penalty, penalties.attention_penalty_grad):
+        with pytest.raises((ValueError, TypeError), match=r"rows|shape|dim"):
+            function(torch.ones(3, 2), torch.ones(1, 2))

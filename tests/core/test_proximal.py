@@ -40,7 +40,7 @@ def assert_row_optimal(
     rivals = [cost for cost, z in candidates if not np.allclose(z, best, rtol=1e-6, atol=1e-9)]
     if not rivals or rivals[0] > lowest + 10 * SLACK[dtype] * scale:
         size = max(abs(value) for value in a_row)
-        np.testing.assert_allclose(row, best, rtol=1e-6, atol=5 * draw.RTOL[dtype] * size)
+        np.testing.assert_allclose(row, best, rtol=0, atol=draw.RTOL[dtype] * size)
 
 
 # --- soft threshold and weighted l1 --------------------------------------------------------------
@@ -211,6 +211,37 @@ def test_an_exact_tie_between_zero_and_not_zero_costs_the_same() -> None:
         lowest = paper.group_candidates_exhaustive(list(row), t)[0][0]
         assert objective(z, row[None], t)[0] == pytest.approx(lowest, abs=1e-12)
         assert z.item() == 0 or z.item() == pytest.approx(row[0] * 2 / 3, rel=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("t", [0.125, 1.0, 1.7, 32.0])
+def test_entries_exactly_at_the_threshold_of_their_row(count: int, t: float) -> None:
+    """[s + h, h, ...] with h the threshold t / (2 sqrt(s)): the small entries are active or not
+    by rounding alone, which must not rule out both sets and so kill the row.
+    """
+    for root in np.arange(1.5, 8.0, 0.125):
+        s = (root * t ** (1 / 3)) ** 2
+        at = t / (2 * math.sqrt(s))
+        a = np.array([[s + at, *[at] * count]])
+        got = proximal.group_l1_half_prox(torch.tensor(a), t).numpy()
+        np.testing.assert_allclose(got[0], [s, *[0.0] * count], rtol=1e-12, atol=1e-12 * s)
+
+
+@pytest.mark.parametrize("n", [1, 2, 10, 200])
+@pytest.mark.parametrize("t", [1e-4, 0.01, 1.0])
+def test_rows_far_from_zero_are_solved_to_rounding(n: int, t: float) -> None:
+    """The threshold of a row is that of its own result, for norms over three decades."""
+    rng = np.random.default_rng(n)
+    for norm in np.geomspace(2, 2000, 25) * (n * t) ** (2 / 3):
+        a = rng.uniform(0.5, 1.5, size=(1, n))
+        a *= norm / a.sum()
+        z = proximal.group_l1_half_prox(torch.tensor(a), t).numpy()
+        alive = z > 0
+        threshold = t / (2 * math.sqrt(z.sum()))
+        assert alive.any()
+        assert np.abs((a - z)[alive] - threshold).max() <= 4e-15 * a.max()
+        single = proximal.group_l1_half_prox(torch.tensor(a, dtype=torch.float32), t)
+        np.testing.assert_allclose(single.numpy(), z, atol=4e-7 * a.max())
 
 
 def big_and_small(small: float, count: int = 100) -> np.ndarray:

@@ -19,10 +19,8 @@ from neuroprune.core.connectivity import (
     check_same_rows,
 )
 
-# A row is solved by fixed-point iteration where the map contracts by at least 1 / (4 * 64) = 1/256
-# a step: 3 steps reach float32 accuracy, 7 reach float64.
-_CERTIFICATE = 64.0
-_STEPS = {torch.float32: 3, torch.float64: 7}
+# The iteration contracts by at least 1/4 a step wherever it is used: enough for float64.
+_MAX_STEPS = 30
 
 
 def soft_threshold(
@@ -61,8 +59,8 @@ def soft_threshold_(
         ValueError: t is negative or not finite.
     """
     if isinstance(t, Tensor):
-        if not bool((t >= 0).all()):
-            raise ValueError("t must be >= 0 everywhere; got a negative or NaN threshold.")
+        if not bool(((t >= 0) & t.isfinite()).all()):
+            raise ValueError("t must be >= 0 and finite everywhere; got a threshold that is not.")
         t = t.to(w.dtype)
         return w.sub_(w.clamp(-t, t))
     check_non_negative("t", t)
@@ -119,12 +117,13 @@ def group_l1_half_prox(rows: Float[Tensor, "d m"], t: float) -> Float[Tensor, "d
     l1 norm s therefore solves s = sum_j (|a_j| - t / (2 sqrt(s)))_+, which may have several
     solutions; the global minimiser (the row 0 included) is returned.
 
-    Two ways, chosen per row. With n entries in the row, a solution s with s^(3/2) >= n t is the
+    Three ways, chosen per row. With n entries in the row, a solution s with s^(3/2) >= n t is the
     global minimiser (the cost restricted to norm s is 1/n-strongly convex, which outweighs the
-    concavity of t sqrt(s)). Where s^(3/2) >= 64 n t, iterating the equation from s = ||a||_1
-    contracts by 1/256 a step, so a fixed handful of steps is exact to rounding. All other rows
-    are solved by enumeration: for the k largest entries, sqrt(s) is the largest root of
-    u^3 - C_k u + k t / 2 = 0 (C_k their sum), and the cheapest consistent candidate wins.
+    concavity of t sqrt(s)), and iterating the equation from s = ||a||_1 reaches it, contracting by
+    at least 1/4 a step. A row with max_j |a_j| sqrt(||a||_1) <= t is zero, since no z gains more
+    than ||z||_1 max_j |a_j|. What is left is solved by enumeration: for the k largest entries,
+    sqrt(s) is the largest root of u^3 - C_k u + k t / 2 = 0 (C_k their sum), and the cheapest
+    consistent candidate wins.
 
     Args:
         rows: A, shape (d, m).
@@ -162,9 +161,12 @@ def group_l1_half_prox_(
         return parts
     threshold, uncertain = _threshold_by_iteration(parts, t)
     index = uncertain.nonzero().squeeze(1)
-    if index.numel():
-        gathered = torch.cat([p[index].to(threshold.dtype) for p in parts], dim=1)
-        threshold[index] = _threshold_by_enumeration(gathered, t)
+    # In slices, so that the enumeration's double-precision tables stay within one matrix's size.
+    columns = sum(p.shape[1] for p in parts)
+    rows_at_once = max(1, max(p.numel() for p in parts) // (32 * columns))
+    for some in index.split(rows_at_once):
+        gathered = torch.cat([p[some].to(threshold.dtype) for p in parts], dim=1)
+        threshold[some] = _threshold_by_enumeration(gathered, t)
     for part in parts:
         limit = threshold.unsqueeze(1).to(part.dtype)
         part.sub_(part.clamp(-limit, limit))
@@ -172,20 +174,32 @@ def group_l1_half_prox_(
 
 
 def _threshold_by_iteration(parts: Sequence[Tensor], t: float) -> tuple[Tensor, Tensor]:
-    """lambda per row by iteration, and which rows the certificate does not cover."""
+    """lambda per row where iteration certifies it (inf where the row is zero), and where not."""
     dtype = accumulation_dtype(parts[0].dtype)
+    tolerance = 4.0 * torch.finfo(dtype).eps
     n = sum(p.shape[1] for p in parts)
     norm = _excess(parts, None, dtype)
-    zero = norm == 0
-    bound = (_CERTIFICATE * n * t) ** (2.0 / 3.0)
-    certain = norm > bound
-    safe = torch.where(certain, norm, 1.0)
-    threshold = 0.5 * t * safe.rsqrt()
-    for _ in range(_STEPS[dtype]):
-        norm = _excess(parts, threshold, dtype)
+    largest = torch.stack([_row_max(p, dtype) for p in parts]).amax(dim=0)
+    zero = largest * norm.sqrt() <= t
+    bound = min(1.001 * (n * t) ** (2.0 / 3.0), torch.finfo(dtype).max)
+    certain = (norm > bound) & ~zero
+    active = certain
+    threshold = 0.5 * t * norm.clamp(min=bound).rsqrt()
+    for _ in range(_MAX_STEPS):  # a row that has converged is left as it is, whatever the others do
+        last, norm = norm, torch.where(active, _excess(parts, threshold, dtype), norm)
         certain &= norm > bound
-        threshold = 0.5 * t * torch.where(certain, norm, 1.0).rsqrt()
-    return threshold, ~certain & ~zero
+        active = certain & ((last - norm).abs() > tolerance * norm)
+        if not bool(active.any()):
+            break
+        threshold = torch.where(active, 0.5 * t * norm.clamp(min=bound).rsqrt(), threshold)
+    certain &= ~active
+    return torch.where(certain, threshold, math.inf), ~certain & ~zero
+
+
+def _row_max(part: Tensor, dtype: torch.dtype) -> Tensor:
+    if part.shape[1] == 0:
+        return part.new_zeros(part.shape[0], dtype=dtype)
+    return torch.maximum(part.amax(dim=1), -part.amin(dim=1)).to(dtype)
 
 
 def _excess(parts: Sequence[Tensor], threshold: Tensor | None, dtype: torch.dtype) -> Tensor:

@@ -1,0 +1,66 @@
+"""The documents name functions and tests that exist, and nothing of any one machine."""
+
+from __future__ import annotations
+
+import re
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TABLE = (ROOT / "docs" / "paper_to_code.md").read_text(encoding="utf-8")
+FUNCTIONS = sorted(set(re.findall(r"`(neuroprune\.[\w.]+)`", TABLE)))
+TESTS = sorted(set(re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", TABLE)))
+
+
+def test_the_table_is_not_empty() -> None:
+    assert len(FUNCTIONS) > 15
+    assert len(TESTS) > 10
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_function_exists(name: str) -> None:
+    parts = name.split(".")
+    for cut in range(len(parts), 0, -1):
+        try:
+            found: Any = import_module(".".join(parts[:cut]))
+        except ModuleNotFoundError:
+            continue
+        for attribute in parts[cut:]:
+            found = getattr(found, attribute)
+        assert callable(found)
+        return
+    pytest.fail(f"{name} does not exist")
+
+
+@pytest.mark.parametrize(("file", "name"), TESTS)
+def test_every_test_exists(file: str, name: str) -> None:
+    text = (ROOT / file).read_text(encoding="utf-8")
+    assert f"def {name or 'test_'}" in text
+
+
+def test_modules_and_functions_stay_small() -> None:
+    """House rule 9: modules of at most 400 lines, functions of at most 60."""
+    import ast
+
+    too_long = []
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        if text.count("\n") > 400:
+            too_long.append(f"{path.name}: {text.count(chr(10))} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                documented = ast.get_docstring(node, clean=False)
+                prose = documented.count("\n") + 1 if documented else 0
+                length = (node.end_lineno or 0) - node.lineno + 1 - prose
+                if length > 60:
+                    too_long.append(f"{path.name}:{node.name}: {length} lines")
+    assert not too_long
+
+
+def test_no_pickle() -> None:
+    for path in (*(ROOT / "src").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"^\s*(import|from) pickle|torch\.load\(", text, re.M), path
