@@ -1,0 +1,142 @@
+"""How large a model is: parameters, both sparsities, bytes and FLOPs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from neuroprune.anatomy import Anatomy, anatomy_of
+from neuroprune.evaluation.inputs import evaluating
+from neuroprune.topology.sparsity import sparsity
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizeReport:
+    """A model's size, beside that of the dense model it came from.
+
+    The denominator of both sparsities is `dense_weights`: the dense model's weights of q, k, v, o,
+    up, gate and down, without biases, embeddings and head.
+
+    Args:
+        dense_parameters: all parameters of the dense model.
+        parameters: all parameters of this one; shared ones count once.
+        dense_weights: prunable weights of the dense model.
+        kept_weights: prunable weights that are still stored.
+        zero_weights: stored prunable weights that are exactly zero.
+        weight_sparsity: share of `dense_weights` that is zero or removed.
+        structural_sparsity: share of `dense_weights` that is removed.
+        bytes_on_disk: size of all files of the saved directory, if one was given.
+        flops: floating-point operations of one forward pass, if inputs were given.
+    """
+
+    dense_parameters: int
+    parameters: int
+    dense_weights: int
+    kept_weights: int
+    zero_weights: int
+    weight_sparsity: float
+    structural_sparsity: float
+    bytes_on_disk: int | None = None
+    flops: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form; what was not measured is left out."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+def size_report(
+    model: nn.Module,
+    sample_inputs: Mapping[str, Tensor] | None = None,
+    directory: Path | str | None = None,
+) -> SizeReport:
+    """Measure a model's size.
+
+    Args:
+        model: a transformers model of a declared family, dense or shrunk.
+        sample_inputs: keyword arguments of a forward pass whose FLOPs are counted.
+        directory: where the model was saved.
+
+    Returns:
+        The report.
+
+    Raises:
+        FileNotFoundError: there is no such directory.
+        UnknownFamilyError: the model's family was not declared.
+
+    Example:
+        >>> size_report(model, directory="out/").structural_sparsity  # doctest: +SKIP
+        0.42
+    """
+    anatomy = anatomy_of(model)
+    counts = sparsity(anatomy)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return SizeReport(
+        dense_parameters=parameters + removed_parameters(anatomy),
+        parameters=parameters,
+        dense_weights=counts.dense_weights,
+        kept_weights=counts.kept_weights,
+        zero_weights=counts.zero_weights,
+        weight_sparsity=counts.weight_sparsity,
+        structural_sparsity=counts.structural_sparsity,
+        bytes_on_disk=None if directory is None else bytes_on_disk(directory),
+        flops=None if sample_inputs is None else count_flops(model, sample_inputs),
+    )
+
+
+def removed_parameters(anatomy: Anatomy) -> int:
+    """Parameters that went with the removed heads and neurons, biases included.
+
+    Args:
+        anatomy: the model's blocks.
+    """
+    total = 0
+    for block in anatomy.attentions:
+        biases = sum(p.bias is not None for p in (block.q_proj, block.k_proj, block.v_proj))
+        gone = anatomy.lineage.heads[block.name] - block.num_heads
+        total += gone * (block.weights_per_head + biases * block.head_dim)
+    for mlp in anatomy.mlps:
+        biases = sum(layer.bias is not None for layer in mlp.fan_in())
+        gone = anatomy.lineage.neurons[mlp.name] - mlp.d_ff
+        total += gone * (mlp.weights_per_neuron + biases)
+    return total
+
+
+def bytes_on_disk(directory: Path | str) -> int:
+    """Size of all files in a directory, subdirectories included, in bytes.
+
+    Args:
+        directory: where a model was saved.
+
+    Raises:
+        FileNotFoundError: there is no such directory.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise FileNotFoundError(f"{directory} is not a directory: save the model there first.")
+    return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+
+
+def count_flops(model: nn.Module, sample_inputs: Mapping[str, Tensor]) -> int:
+    """Floating-point operations of one forward pass: 2 for each multiply-add of a matrix product.
+
+    Attention is counted as its two matrix products, whatever kernel the device would use. Zeros in
+    a dense matrix count like any other weight: only what was removed lowers the number.
+
+    Args:
+        model: the model; its mode is kept.
+        sample_inputs: keyword arguments of the forward pass.
+    """
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    # The fused kernel of CPUs has no entry in the counter's table; the plain one is counted.
+    with evaluating(model), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(**sample_inputs)
+    return int(counter.get_total_flops())
+
+
+__all__ = ["SizeReport", "bytes_on_disk", "count_flops", "removed_parameters", "size_report"]
