@@ -35,6 +35,21 @@ def _indices(block: str, what: str, values: Iterable[int]) -> tuple[int, ...]:
     return tuple(sorted(set(out)))
 
 
+def _merges(block: str, mapping: Any, removed: tuple[int, ...]) -> Mapping[int, int]:
+    if not isinstance(mapping, Mapping):
+        raise PlanError(
+            f"merge_heads[{block!r}]: expected {{removed: surviving}}, got {mapping!r}."
+        )
+    _indices(block, "merge_heads", [*mapping.keys(), *mapping.values()])
+    for i, j in mapping.items():
+        if j in removed or j in mapping:
+            raise PlanError(
+                f"merge_heads[{block!r}]: head {i} is merged into head {j}, which is itself "
+                "removed. Merge into a head that stays."
+            )
+    return MappingProxyType({int(i): int(mapping[i]) for i in sorted(mapping)})
+
+
 def _frozen(mapping: Mapping[str, Any]) -> Mapping[str, Any]:
     return MappingProxyType(dict(sorted(mapping.items(), key=lambda item: _natural(item[0]))))
 
@@ -80,32 +95,20 @@ class ShrinkPlan:
         remove_neurons: Mapping[str, Iterable[int]] | None = None,
         merge_heads: Mapping[str, Mapping[int, int]] | None = None,
     ) -> None:
-        for what, mapping in (
+        for what, given in (
             ("remove_heads", remove_heads),
             ("remove_neurons", remove_neurons),
             ("merge_heads", merge_heads),
         ):
-            if mapping is not None and not isinstance(mapping, Mapping):
-                raise PlanError(f"{what}: expected block names -> units, got {mapping!r}.")
+            if given is not None and not isinstance(given, Mapping):
+                raise PlanError(f"{what}: expected block names -> units, got {given!r}.")
         heads = {b: _indices(b, "remove_heads", v) for b, v in (remove_heads or {}).items()}
         neurons = {b: _indices(b, "remove_neurons", v) for b, v in (remove_neurons or {}).items()}
         merges: dict[str, Mapping[int, int]] = {}
         for block, mapping in (merge_heads or {}).items():
-            if not isinstance(mapping, Mapping):
-                raise PlanError(
-                    f"merge_heads[{block!r}]: expected {{removed: surviving}}, got {mapping!r}."
-                )
-            _indices(block, "merge_heads", [*mapping.keys(), *mapping.values()])
-            removed = set(heads.get(block, ())) | set(mapping)
-            for i, j in mapping.items():
-                if j in removed:
-                    raise PlanError(
-                        f"merge_heads[{block!r}]: head {i} is merged into head {j}, which is "
-                        "itself removed. Merge into a head that stays."
-                    )
-            heads[block] = tuple(sorted(removed))
-            if mapping:
-                merges[block] = MappingProxyType({int(i): int(mapping[i]) for i in sorted(mapping)})
+            merges[block] = _merges(block, mapping, heads.get(block, ()))
+            heads[block] = tuple(sorted({*heads.get(block, ()), *merges[block]}))
+        merges = {b: m for b, m in merges.items() if m}
         object.__setattr__(self, "remove_heads", _frozen({b: v for b, v in heads.items() if v}))
         object.__setattr__(self, "remove_neurons", _frozen({b: v for b, v in neurons.items() if v}))
         object.__setattr__(self, "merge_heads", _frozen(merges))
