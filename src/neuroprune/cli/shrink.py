@@ -1,0 +1,94 @@
+"""`neuroprune shrink`: cut a saved model by a plan, or take out what does nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from neuroprune.cli.console import UsageError, emit, guarded, quiet_libraries
+from neuroprune.cli.options import Json
+
+if TYPE_CHECKING:
+    from neuroprune.plan import ShrinkPlan
+
+
+@guarded
+def shrink(
+    model: Annotated[str, typer.Argument(help="Directory, pypi:PACKAGE or hub name.")],
+    out: Annotated[Path, typer.Option(help="Directory to save the smaller model to.")],
+    plan: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON with remove_heads, remove_neurons (block -> indices) and merge_heads "
+            "(block -> {removed: kept}), counting the model's units as `inspect` lists them.",
+            show_default=False,
+        ),
+    ] = None,
+    json_output: Json = False,
+) -> None:
+    """Remove heads and neurons of a saved model and save the result.
+
+    Without --plan, exactly the units that do nothing are removed: the outputs stay the same.
+    """
+    from neuroprune import save_pretrained, shrink_
+    from neuroprune.anatomy import anatomy_of
+    from neuroprune.bench.models import load_any
+    from neuroprune.methods import dead_units
+    from neuroprune.tasks.models import load_tokenizer
+    from neuroprune.topology.sparsity import sparsity
+
+    quiet_libraries()
+    chosen = None if plan is None else read_plan(plan)
+    loaded, source = load_any(model)
+    if out.resolve() == Path(source).resolve():
+        raise UsageError(f"--out is the model's own directory {out}; choose another one.")
+    before = sparsity(anatomy_of(loaded))
+    chosen = dead_units(anatomy_of(loaded)) if chosen is None else chosen
+    shrink_(loaded, chosen)
+    after = sparsity(anatomy_of(loaded))
+    try:
+        tokenizer: Any = load_tokenizer(source)
+    except ValueError:
+        tokenizer = None  # a bare model stays a bare model
+    save_pretrained(loaded, out, tokenizer)
+    heads = sum(len(v) for v in chosen.remove_heads.values())
+    neurons = sum(len(v) for v in chosen.remove_neurons.values())
+    payload = {
+        "out": str(out),
+        "removed_heads": heads,
+        "removed_neurons": neurons,
+        "plan": chosen.to_dict(),
+        "before": before.to_dict(),
+        "after": after.to_dict(),
+    }
+    shown = (
+        f"removed {heads} heads and {neurons} neurons; structural sparsity "
+        f"{before.structural_sparsity:.1%} -> {after.structural_sparsity:.1%} of the dense model's "
+        f"{after.dense_weights:,} prunable weights\nsaved to {out}"
+    )
+    emit(payload, shown, json_output)
+
+
+def read_plan(path: Path) -> ShrinkPlan:
+    """A plan from a JSON file; absent entries remove nothing.
+
+    Args:
+        path: the file.
+
+    Raises:
+        UsageError: not JSON.
+        PlanError: not a plan.
+    """
+    from neuroprune.plan import ShrinkPlan
+
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UsageError(f"{path} is not JSON: {error}.") from error
+    if not isinstance(data, dict):
+        raise UsageError(f"{path}: expected an object with remove_heads and remove_neurons.")
+    empty: dict[str, Any] = {"remove_heads": {}, "remove_neurons": {}, "merge_heads": {}}
+    return ShrinkPlan.from_dict(empty | data)

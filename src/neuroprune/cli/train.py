@@ -1,0 +1,110 @@
+"""`neuroprune train`: dense and pruned fine-tuning side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from neuroprune.cli.console import emit, guarded, quiet_libraries
+from neuroprune.cli.options import ConfigFile, DataDir, Json, Seed, Settings, Source, Threads
+from neuroprune.cli.settings import load_config
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from neuroprune.record import RunRecord
+
+
+@guarded
+def train(
+    config: ConfigFile = None,
+    out: Annotated[Path, typer.Option(help="Folder for dense/, pruned/ and record.json.")] = Path(
+        "runs/train"
+    ),
+    model: Source = None,
+    data_dir: DataDir = None,
+    seed: Seed = None,
+    threads: Threads = None,
+    settings: Settings = None,
+    json_output: Json = False,
+) -> None:
+    """Fine-tune a model densely and with a pruning method, compare, and save both."""
+    from neuroprune.bench.runner import run
+    from neuroprune.cli.progress import ShownProgress
+
+    chosen = load_config(config, model, seed, threads, settings)
+    chosen = chosen.with_seed(chosen.training.seed)  # one run, also of a repeated experiment
+    quiet_libraries()
+    with ShownProgress() as progress:
+        record = run(chosen, out, data_dir, progress)
+    record.save(out / "record.json")
+    payload = {"out": str(out), **record.to_dict()}
+    emit(payload, summary(record, out), json_output)
+
+
+def summary(record: RunRecord, out: Path) -> RenderableType:
+    """One table, dense | pruned, and where everything is."""
+    from rich.console import Group
+    from rich.table import Table
+
+    table = Table(title=f"{record.task}: {record.method}, seed {record.seed}", title_justify="left")
+    table.add_column("")
+    table.add_column("dense", justify="right")
+    table.add_column("pruned", justify="right")
+    for row in rows(record):
+        table.add_row(*row)
+    return Group(table, *footnotes(record), f"saved: {out / 'dense'}, {out / 'pruned'}")
+
+
+def rows(record: RunRecord) -> list[tuple[str, str, str]]:
+    """Title, dense and pruned value of every line of the table."""
+
+    def pair(section: str, *keys: str) -> list[Any]:
+        values = []
+        for side in ("dense", "pruned"):
+            value: Any = getattr(record, section).get(side, {})
+            for key in keys:
+                value = value.get(key) if isinstance(value, dict) else None
+            values.append(value)
+        return values
+
+    def row(title: str, form: str, scale: float, section: str, *keys: str) -> None:
+        values = pair(section, *keys)
+        if any(value is not None for value in values):
+            shown = ["-" if v is None else format(v * scale, form) for v in values]
+            out.append((title, shown[0], shown[1]))
+
+    out: list[tuple[str, str, str]] = []
+    for name in record.metrics.get("names", ()):
+        row(name, ".4f", 1.0, "metrics", name)
+    row("weight sparsity [1]", ".1%", 1.0, "sizes", "weight_sparsity")
+    row("structural sparsity [2]", ".1%", 1.0, "sizes", "structural_sparsity")
+    row("parameters", ",.0f", 1.0, "sizes", "parameters")
+    row("MB on disk", ".1f", 1e-6, "sizes", "bytes_on_disk")
+    row("GFLOPs a forward pass", ".2f", 1e-9, "sizes", "flops")
+    for batch in record.speeds.get("dense", {}):
+        row(f"latency, batch {batch} (ms)", ".1f", 1e3, "speeds", batch, "median")
+    row("training (s)", ".1f", 1.0, "training", "seconds")
+    return out
+
+
+def footnotes(record: RunRecord) -> list[str]:
+    """What the shares are shares of, what was removed, and how the times were taken."""
+    dense = record.sizes.get("dense", {}).get("dense_weights", 0)
+    threads = record.environment.get("threads")
+    timed = record.speeds.get("conditions", {}).get("timed", "nothing")
+    pruned = record.training.get("pruned", {})
+    lines = [
+        f"\\[1] zero or removed, \\[2] removed: shares of the dense model's {dense:,} weights of "
+        "q, k, v, o, up, gate and down (no biases, embeddings or head)",
+        f"removed: {pruned.get('removed_heads', 0)} heads, {pruned.get('removed_neurons', 0)} "
+        "neurons",
+        f"latency: {timed}, median, dense and pruned in turns, {threads} "
+        f"thread{'' if threads == 1 else 's'}; quality: measured on the saved models in a fresh "
+        "process",
+    ]
+    if not record.metrics.get("reload_matches", True):
+        lines.append("WARNING: the reloaded model's quality differs from the trained model's")
+    return lines

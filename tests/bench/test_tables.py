@@ -1,0 +1,149 @@
+"""README tables: from records, between markers, and stale ones are noticed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neuroprune.bench.tables import TableError, render, render_file, stale_tables
+from neuroprune.record import RecordError, RunRecord
+
+MARKED = "before\n<!-- table:sst2 -->\n<!-- /table -->\nafter\n"
+
+
+def _record(seed: int, accuracy: float, **changes: Any) -> RunRecord:
+    sides = {
+        "metrics": {"accuracy": 0.9},
+        "sizes": {
+            "weight_sparsity": 0.0,
+            "structural_sparsity": 0.0,
+            "parameters": 22_000_000,
+            "bytes_on_disk": 90_000_000,
+            "dense_weights": 10_616_832,
+        },
+        "speeds": {"1": {"median": 0.010}, "32": {"median": 0.2}},
+        "training": {"seconds": 100.0},
+    }
+    small = {
+        "metrics": {"accuracy": accuracy},
+        "sizes": {
+            "weight_sparsity": 0.5 + 0.1 * seed,
+            "structural_sparsity": 0.25,
+            "parameters": 15_000_000,
+            "bytes_on_disk": 60_000_000,
+            "dense_weights": 10_616_832,
+        },
+        "speeds": {"1": {"median": 0.005}, "32": {"median": 0.1}},
+        "training": {"seconds": 110.0},
+    }
+    values: dict[str, Any] = {name: {"dense": sides[name], "pruned": small[name]} for name in sides}
+    values["metrics"]["names"] = ["accuracy"]
+    values |= {
+        "config": {},
+        "method": "neuroprune",
+        "task": "sst2",
+        "seed": seed,
+        "environment": {
+            "processor": "a processor",
+            "threads": 2,
+            "packages": {"torch": "2.13.0", "neuroprune": "0.1.0", "numpy": "2.4"},
+        },
+    }
+    return RunRecord(**(values | changes))
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    folder = tmp_path / "results"
+    _record(1, 0.80).save(folder / "sst2/neuroprune-paper/seed-1.json")
+    _record(2, 0.90).save(folder / "sst2/neuroprune-paper/seed-2.json")
+    return folder
+
+
+def test_mean_and_sample_deviation_over_seeds(results: Path) -> None:
+    text = render(MARKED, results, "benchmarks/results")
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    assert rows[0][:3] == ["| run", "accuracy (%)", "weight sparsity (%)"]
+    assert rows[2][:2] == ["| dense", "90.0 ± 0.0"]
+    assert rows[3][:3] == ["| neuroprune-paper", "85.0 ± 7.1", "65.0 ± 7.1"]
+    assert rows[3][3:] == [
+        "25.0 ± 0.0",
+        "15.00 ± 0.00",
+        "60.0 ± 0.0",
+        "5.0 ± 0.0",
+        "100.0 ± 0.0",
+        "110 ± 0 |",
+    ]
+
+
+def test_caption_names_machine_threads_versions_denominator_and_source(results: Path) -> None:
+    text = render(MARKED, results, "benchmarks/results")
+    assert "Mean ± sd over seeds 1, 2. a processor, 2 threads; neuroprune 0.1.0, torch" in text
+    assert "dense model's 10.62M weights of q, k, v, o, up, gate and down" in text
+    assert "Records: `benchmarks/results/sst2/`." in text
+
+
+def test_one_seed_has_no_deviation(results: Path) -> None:
+    (results / "sst2/neuroprune-paper/seed-2.json").unlink()
+    text = render(MARKED, results)
+    assert "| neuroprune-paper | 80.0 | 60.0 |" in text
+    assert "One run, seed 1." in text
+
+
+def test_what_is_outside_the_markers_stays(results: Path) -> None:
+    text = render(MARKED, results)
+    assert text.startswith("before\n<!-- table:sst2 -->\n| run |")
+    assert text.endswith("`.\n<!-- /table -->\nafter\n".replace("`.", "/`."))
+
+
+def test_rendering_twice_changes_nothing(results: Path, tmp_path: Path) -> None:
+    document = tmp_path / "README.md"
+    document.write_text(MARKED)
+    assert stale_tables(document, results) == ["sst2"]
+    assert render_file(document, results) is True
+    assert stale_tables(document, results) == []
+    assert render_file(document, results) is False
+
+
+def test_a_new_record_makes_the_table_stale(results: Path, tmp_path: Path) -> None:
+    document = tmp_path / "README.md"
+    document.write_text(MARKED)
+    render_file(document, results)
+    _record(3, 0.5).save(results / "sst2/neuroprune-paper/seed-3.json")
+    assert stale_tables(document, results) == ["sst2"]
+
+
+def test_a_measurement_has_one_row_per_entry(results: Path) -> None:
+    record = RunRecord(
+        config={},
+        method="neuroprune",
+        task="step_overhead",
+        seed=0,
+        speeds={"plain_step": {"median_ms": 10.0}, "import": {"loaded": "none"}},
+        environment={"device": "a device", "threads": 1},
+    )
+    record.save(results / "step_overhead/minilm/seed-0.json")
+    text = render("<!-- table:step_overhead -->\n<!-- /table -->\n", results)
+    assert "| measured | median ms | loaded |" in text
+    assert "| plain step | 10 | - |" in text
+    assert "| import | - | none |" in text
+    assert "a device, 1 thread. Records" in text
+
+
+def test_a_marker_without_records_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(TableError, match=r"no records under .*run `neuroprune bench`"):
+        render(MARKED, tmp_path)
+
+
+def test_a_marker_without_an_end_is_named(results: Path) -> None:
+    with pytest.raises(TableError, match="table:mrpc"):
+        render(MARKED + "<!-- table:mrpc -->\n", results)
+
+
+def test_a_damaged_record_is_named(results: Path) -> None:
+    path = results / "sst2/neuroprune-paper/seed-1.json"
+    path.write_text(path.read_text()[:40])
+    with pytest.raises(RecordError, match=r"seed-1\.json"):
+        render(MARKED, results)

@@ -1,0 +1,379 @@
+"""The command line on a tiny random model: train -> eval -> inspect -> shrink, codes, messages."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import neuroprune
+from neuroprune.anatomy import anatomy_of
+from neuroprune.cli.app import app
+from tests.bench import tiny
+
+RUNNER = CliRunner()
+
+
+def invoke(*arguments: str | Path, code: int = 0) -> Any:
+    """Run the command; its exit code must be `code`."""
+    result = RUNNER.invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == code, (result.output, result.exception)
+    return result
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    tiny.write_data(folder)
+    tiny.write_model(folder / "model")
+    tiny.write_config(folder / "config.toml", folder / "model")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(place: Path) -> Path:
+    out = place / "run"
+    result = invoke(
+        "train", "--config", place / "config.toml", "--out", out, "--data-dir", place, "--json"
+    )
+    payload = json.loads(result.stdout)  # nothing but JSON on standard output
+    assert payload["out"] == str(out)
+    return out
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+
+
+def test_train_leaves_both_models_and_the_record(trained: Path) -> None:
+    record = neuroprune.record.RunRecord.load(trained / "record.json")
+    assert sorted(path.name for path in trained.iterdir()) == ["dense", "pruned", "record.json"]
+    assert record.metrics["reload_matches"] is True
+    assert set(record.metrics["dense"]) == set(record.metrics["pruned"]) == {"accuracy"}
+    assert record.sizes["dense"]["structural_sparsity"] == 0.0
+    assert 0.0 < record.sizes["pruned"]["structural_sparsity"] < 1.0
+    assert record.sizes["pruned"]["weight_sparsity"] >= 0.5
+    assert record.sizes["pruned"]["parameters"] < record.sizes["dense"]["parameters"]
+    assert record.sizes["pruned"]["bytes_on_disk"] < record.sizes["dense"]["bytes_on_disk"]
+    assert record.training["dense"]["steps"] == record.training["pruned"]["steps"] == 12
+    assert set(record.speeds["dense"]) == set(record.speeds["pruned"]) == {"1", "4"}
+    assert record.environment["threads"] == 1
+    assert record.config["training"]["seed"] == record.seed == 3
+
+
+def test_the_record_says_what_was_removed(trained: Path) -> None:
+    record = neuroprune.record.RunRecord.load(trained / "record.json")
+    anatomy = anatomy_of(neuroprune.from_pretrained(trained / "pruned"))
+    neurons = sum(32 - block.d_ff for block in anatomy.mlps)
+    heads = sum(4 - block.num_heads for block in anatomy.attentions)
+    assert record.training["pruned"]["removed_neurons"] == neurons
+    assert record.training["pruned"]["removed_heads"] == heads
+    assert neurons > 0
+
+
+def test_the_table_has_every_line_and_its_denominator(trained: Path) -> None:
+    from rich.console import Console
+
+    from neuroprune.cli.train import summary
+    from neuroprune.record import RunRecord
+
+    console = Console(width=160, record=True, file=None, quiet=True)
+    console.quiet = False
+    with console.capture() as captured:
+        console.print(summary(RunRecord.load(trained / "record.json"), trained))
+    text = captured.get()
+    for line in (
+        "accuracy",
+        "weight sparsity [1]",
+        "structural sparsity [2]",
+        "parameters",
+        "MB on disk",
+        "latency, batch 1 (ms)",
+        "latency, batch 4 (ms)",
+        "training (s)",
+        "shares of the dense model's 4,096 weights of q, k, v, o, up, gate and down",
+        "1 thread; quality: measured on the saved models in a fresh process",
+    ):
+        assert line in text
+    assert str(trained / "pruned") in text.replace("\n", "")
+
+
+def test_eval_finds_the_record_beside_the_model(trained: Path, place: Path) -> None:
+    result = invoke("eval", trained / "pruned", "--data-dir", place, "--json")
+    payload = json.loads(result.stdout)
+    record = neuroprune.record.RunRecord.load(trained / "record.json")
+    assert payload["metrics"] == record.metrics["pruned"]
+    assert payload["sizes"]["parameters"] == record.sizes["pruned"]["parameters"]
+
+
+def test_eval_prints_a_table(trained: Path, place: Path) -> None:
+    result = invoke(
+        "eval", trained / "dense", "--config", place / "config.toml", "--data-dir", place
+    )
+    assert "accuracy" in result.stdout
+    assert "weight sparsity" in result.stdout
+
+
+def test_a_record_is_run_again_with_the_same_result(trained: Path, place: Path, work: Path) -> None:
+    record = trained / "record.json"
+    result = invoke(
+        "train", "--config", record, "--out", work / "again", "--data-dir", place, "--json"
+    )
+    again, first = json.loads(result.stdout), json.loads(record.read_text())
+    assert again["config"] == first["config"]
+    assert again["metrics"] == first["metrics"]
+    for side in ("dense", "pruned"):
+        assert again["sizes"][side] == first["sizes"][side]
+        assert again["training"][side]["last_loss"] == first["training"][side]["last_loss"]
+
+
+def test_inspect_lists_every_block(trained: Path) -> None:
+    payload = json.loads(invoke("inspect", trained / "pruned", "--json").stdout)
+    assert [block["name"] for block in payload["blocks"]] == [
+        "encoder.layer.0.attention",
+        "encoder.layer.1.attention",
+        "encoder.layer.0.mlp",
+        "encoder.layer.1.mlp",
+    ]
+    assert {block["dense_units"] for block in payload["blocks"]} == {4, 32}
+    weights = sum(block["dense_weights"] for block in payload["blocks"])
+    assert payload["dense_weights"] == weights == 4096
+    for block in payload["blocks"]:
+        assert 0.0 <= block["structural_sparsity"] <= block["weight_sparsity"] <= 1.0
+        assert 0.0 <= block["connectivity_mean"] <= 1.0
+        assert block["connectivity_sd"] >= 0.0
+
+
+def test_inspect_prints_a_table_of_a_stock_model(place: Path) -> None:
+    text = invoke("inspect", place / "model").stdout
+    for part in ("4 of 4", "32 of 32", "weight sparsity", "connectivity", "4,096 weights"):
+        assert part in text
+
+
+def test_shrink_by_a_plan(trained: Path, work: Path) -> None:
+    (work / "plan.json").write_text(
+        json.dumps(
+            {
+                "remove_heads": {"encoder.layer.0.attention": [0, 2]},
+                "remove_neurons": {"encoder.layer.1.mlp": [5]},
+            }
+        )
+    )
+    result = invoke("shrink", trained / "dense", "--plan", "plan.json", "--out", "small", "--json")
+    payload = json.loads(result.stdout)
+    assert (payload["removed_heads"], payload["removed_neurons"]) == (2, 1)
+    model = neuroprune.from_pretrained(work / "small")
+    anatomy = anatomy_of(model)
+    assert [block.num_heads for block in anatomy.attentions] == [2, 4]
+    assert [block.d_ff for block in anatomy.mlps] == [32, 31]
+    assert (work / "small/tokenizer.json").is_file()
+
+
+def test_shrink_without_a_plan_keeps_the_outputs(trained: Path, work: Path) -> None:
+    import torch
+
+    model = neuroprune.from_pretrained(trained / "dense").eval()
+    mlp = anatomy_of(model).mlps[0]
+    with torch.no_grad():
+        mlp.down_proj.weight[:, [3, 7]] = 0.0
+    neuroprune.save_pretrained(model, work / "zeroed")
+    text = invoke("shrink", "zeroed", "--out", "small").stdout
+    assert "removed 0 heads and 2 neurons" in text
+    small = neuroprune.from_pretrained(work / "small").eval()
+    ids = torch.tensor([[2, 5, 6, 7, 3]])
+    with torch.no_grad():
+        torch.testing.assert_close(small(ids).logits, model(ids).logits, rtol=1e-5, atol=1e-6)
+
+
+def test_bench_runs_skips_and_renders(
+    place: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from neuroprune.bench import runner
+
+    def in_this_process(config: Any, models: Any, data_dir: Any) -> dict[str, Any]:
+        return {
+            name: runner.evaluate_saved(config, directory, data_dir)["metrics"]
+            for name, directory in models.items()
+        }
+
+    monkeypatch.setattr(runner, "evaluate_fresh", in_this_process)
+    for method in ("neuroprune-prox", "l1-penalty"):
+        path = work / "experiments/tiny" / method / "config.toml"
+        tiny.write_config(path, place / "model")
+    l1 = (
+        'name = "neuroprune"\nalpha = 40.0\nbeta = 4.0\ntheta = 0.0\napply = "prox"',
+        'name = "l1"',
+    )
+    tiny.write_config(path, place / "model", method=l1)
+    options = ["bench", "experiments", "--out", "results", "--data-dir", str(place), "--json"]
+    options += ["--set", "training.max_steps=2", "--seed", "1"]
+    assert len(json.loads(invoke(*options, "--dry-run").stdout)["would_run"]) == 2
+    first = invoke(*options)
+    payload = json.loads(first.stdout)
+    assert payload["ran"] == [
+        "results/tiny/l1-penalty/seed-1.json",
+        "results/tiny/neuroprune-prox/seed-1.json",
+    ]
+    assert "dense run of this setting and seed" in first.stderr  # trained once for both methods
+    again = json.loads(invoke(*options).stdout)
+    assert (again["ran"], len(again["skipped"])) == ([], 2)
+    document = work / "README.md"
+    document.write_text("<!-- table:tiny -->\n<!-- /table -->\n")
+    tables = ["bench", "--out", "results"]
+    assert "not up to date: tiny" in invoke(*tables, "--check", document, code=1).stdout
+    invoke(*tables, "--render", document)
+    assert "| neuroprune-prox |" in document.read_text()
+    invoke(*tables, "--check", document)
+
+
+def test_bench_with_nothing_to_do(work: Path) -> None:
+    assert "give experiment folders" in invoke("bench", code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train"], "give an experiment with --config"),
+        (["train", "-c", "absent.toml"], "absent.toml: No such file or directory"),
+        (["train", "-c", "{c}", "--set", "epochs=1"], "expected TABLE.NAME=VALUE"),
+        (["train", "-c", "{c}", "--set", "training.epoch=1"], "did you mean 'epochs'?"),
+        (["train", "-c", "{c}", "--set", "method.alpha=-1"], "must be a finite number >= 0"),
+        (["train", "-c", "{c}", "--set", "method.theta=nan"], "must be a finite number >= 0"),
+        (
+            ["train", "-c", "{c}", "--data-dir", "nowhere"],
+            "nowhere/validation.jsonl does not exist",
+        ),
+        (["train", "-c", "{c}", "--data-dir", "{p}", "--model", "a/b/c"], "there is no directory"),
+        (["train", "-c", "{c}", "--data-dir", "{p}", "--model", "pypi:no-model-x"], "pip install"),
+        (
+            ["train", "-c", "{c}", "--data-dir", "{p}", "--set", "evaluation.speed_tokens=999"],
+            "Set speed_tokens to 16 or less",
+        ),
+        (["inspect", "no/such/folder"], "there is no directory 'no/such/folder'"),
+        (["eval", "{p}/model"], "give the experiment with --config"),
+        (["shrink", "{p}/model", "--out", "{p}/model"], "choose another one"),
+        (["shrink", "{p}/model", "--out", "o", "--plan", "{c}"], "is not JSON"),
+        (["bench", "nowhere"], "no such file or folder"),
+    ],
+)
+def test_wrong_input_is_one_line_and_code_2(
+    place: Path, work: Path, arguments: list[str], message: str
+) -> None:
+    config = str(place / "config.toml")
+    filled = [a.replace("{c}", config).replace("{p}", str(place)) for a in arguments]
+    result = invoke(*filled, code=2)
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert "Traceback" not in result.output
+
+
+def test_an_error_is_json_where_json_was_asked_for(work: Path) -> None:
+    result = invoke("inspect", "no/such/folder", "--json", code=2)
+    payload = json.loads(result.stdout)
+    assert payload["exit_code"] == 2
+    assert "no/such/folder" in payload["error"]
+
+
+def test_a_plan_for_another_model(place: Path, work: Path) -> None:
+    (work / "plan.json").write_text(json.dumps({"remove_heads": {"decoder.x": [0]}}))
+    result = invoke("shrink", place / "model", "--plan", "plan.json", "--out", "o", code=2)
+    assert "which this bert model does not have" in result.stderr
+    assert not (work / "o").exists()
+
+
+def test_a_damaged_checkpoint(trained: Path, work: Path) -> None:
+    import shutil
+
+    shutil.copytree(trained / "pruned", work / "damaged")
+    weights = work / "damaged/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    assert "truncated or altered" in invoke("inspect", "damaged", code=2).stderr
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_model(
+    place: Path, work: Path
+) -> None:
+    result = invoke(
+        "train",
+        "--config",
+        place / "config.toml",
+        "--data-dir",
+        place,
+        "--out",
+        "run",
+        "--set",
+        "training.learning_rate=1e30",
+        code=1,
+    )
+    assert re.search(r"error: the loss became nan at step \d+; the step was not", result.stderr)
+    assert "Lower the learning rate" in result.stderr
+    assert "is saved in run/dense-last-good." in result.stderr
+    assert "Traceback" not in result.output
+    assert not (work / "run/record.json").exists()
+    assert neuroprune.from_pretrained(work / "run/dense-last-good").config.num_labels == 2
+
+
+def test_an_interrupt_is_code_130(place: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from neuroprune.bench import runner
+
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "run", interrupted)
+    result = invoke("train", "--config", place / "config.toml", code=130)
+    assert "interrupted" in result.stderr
+
+
+def test_a_full_disk_is_a_failure_of_the_run(
+    place: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import errno
+
+    from transformers import PreTrainedModel
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", full)
+    result = invoke("shrink", place / "model", "--out", "small", code=1)
+    assert "free some space" in result.stderr
+    assert not (work / "small").exists()
+
+
+def test_defects_keep_their_traceback(
+    place: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from neuroprune.bench import runner
+
+    def defect(*args: Any, **kwargs: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(runner, "run", defect)
+    result = RUNNER.invoke(app, ["train", "--config", str(place / "config.toml")])
+    assert isinstance(result.exception, ZeroDivisionError)
+
+
+def test_the_help_names_every_command_and_the_exit_codes() -> None:
+    text = invoke("--help").stdout
+    for word in ("train", "eval", "shrink", "inspect", "bench", "130 interrupted"):
+        assert word in " ".join(text.split())
+    assert "neuroprune 0." in invoke("--version").stdout
+
+
+def test_the_command_line_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; import neuroprune.cli.app; "
+        "print([m for m in ('torch', 'transformers', 'datasets', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

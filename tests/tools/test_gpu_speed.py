@@ -1,0 +1,58 @@
+"""The GPU benchmark, on the CPU with small shapes: what it builds and counts, not how fast."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from benchmarks import gpu_speed
+
+import neuroprune
+from neuroprune.topology.sparsity import sparsity
+
+
+def _tiny_t5() -> Any:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    config = T5Config(
+        vocab_size=30100,
+        d_model=16,
+        d_kv=4,
+        d_ff=40,
+        num_layers=1,
+        num_heads=4,
+        decoder_start_token_id=0,
+    )
+    return T5ForConditionalGeneration(config)
+
+
+def test_without_a_device_it_says_so_and_exits_with_3(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert gpu_speed.main([]) == 3
+    assert "no CUDA device" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wanted", [0.5, 0.8, 0.95])
+def test_an_even_plan_removes_the_share_asked_for(wanted: float) -> None:
+    model = _tiny_t5()
+    neuroprune.shrink_(model, gpu_speed.even_plan(model, wanted))
+    anatomy = neuroprune.anatomy_of(model)
+    assert all(block.num_heads >= 1 for block in anatomy.attentions)
+    assert {block.d_ff for block in anatomy.mlps} == {round(40 * (1 - wanted))}
+    assert sparsity(anatomy).structural_sparsity == pytest.approx(wanted, abs=0.13)
+
+
+def test_every_workload_is_measured_at_every_sparsity(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_speed, "DEVICE", "cpu")
+    monkeypatch.setattr(gpu_speed, "NEW_TOKENS", 3)
+    shape = gpu_speed.Shape("tiny", _tiny_t5, decodes=True)
+    rows = gpu_speed.measure(shape, "bf16", [2], tokens=8, repeats=3)
+    assert len(rows) == 2 * len(gpu_speed.SPARSITIES)
+    assert "speedup" not in rows["tiny generate bf16 batch 2 at 0%"]
+    assert rows["tiny generate bf16 batch 2 at 95%"]["speedup"] > 0.0
+    dense, small = (rows[f"tiny forward bf16 batch 2 at {s}"] for s in ("0%", "80%"))
+    assert small["parameters_M"] < dense["parameters_M"]
+    assert small["structural_sparsity"] > 0.6
