@@ -28,7 +28,12 @@ class Structure(StrEnum):
     UNITS = "units"
 
 
-def _finite(owner: object, name: str, low: float, high: float = math.inf) -> None:
+def check_finite(owner: object, name: str, low: float, high: float = math.inf) -> None:
+    """Refuse a field of a configuration that is not a finite number in [low, high].
+
+    Raises:
+        ConfigError: the value is no number, NaN, infinite or outside the range.
+    """
     value = getattr(owner, name)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ConfigError(f"{type(owner).__name__}.{name}: expected a number, got {value!r}.")
@@ -39,7 +44,12 @@ def _finite(owner: object, name: str, low: float, high: float = math.inf) -> Non
         )
 
 
-def _choice(owner: object, name: str, kind: type[StrEnum]) -> None:
+def check_choice(owner: object, name: str, kind: type[StrEnum]) -> None:
+    """Map a field given as a string to its typed choice, once.
+
+    Raises:
+        ConfigError: the string is none of the choices.
+    """
     value = getattr(owner, name)
     try:
         object.__setattr__(owner, name, kind(value))
@@ -108,8 +118,8 @@ class NeuroPrune(Config):
 
     def __post_init__(self) -> None:
         for name in ("alpha", "beta", "theta", "eps"):
-            _finite(self, name, 0.0)
-        _choice(self, "apply", Apply)
+            check_finite(self, name, 0.0)
+        check_choice(self, "apply", Apply)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,9 +140,9 @@ class L1(Config):
     apply: Apply | str = Apply.PENALTY
 
     def __post_init__(self) -> None:
-        _finite(self, "strength", 0.0)
-        _finite(self, "eps", 0.0)
-        _choice(self, "apply", Apply)
+        check_finite(self, "strength", 0.0)
+        check_finite(self, "eps", 0.0)
+        check_choice(self, "apply", Apply)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,16 +173,16 @@ class Magnitude(Config):
     eps: float = 1e-4
 
     def __post_init__(self) -> None:
-        _finite(self, "target", 0.0, 0.999)
-        _finite(self, "begin", 0.0, 1.0)
-        _finite(self, "end", 0.0, 1.0)
-        _finite(self, "every", 1)
+        check_finite(self, "target", 0.0, 0.999)
+        check_finite(self, "begin", 0.0, 1.0)
+        check_finite(self, "end", 0.0, 1.0)
+        check_finite(self, "every", 1)
         if self.every != int(self.every):
             raise ConfigError(f"Magnitude.every must be a whole number, got {self.every!r}.")
-        _finite(self, "eps", 0.0)
+        check_finite(self, "eps", 0.0)
         if self.begin >= self.end:
             raise ConfigError(f"Magnitude.begin ({self.begin}) must be before end ({self.end}).")
-        _choice(self, "structure", Structure)
+        check_choice(self, "structure", Structure)
 
 
 METHODS: Mapping[str, type[Config]] = {"neuroprune": NeuroPrune, "l1": L1, "magnitude": Magnitude}

@@ -23,8 +23,8 @@ from neuroprune.config import (
     Config,
     ConfigError,
     NeuroPrune,
-    _choice,
-    _finite,
+    check_choice,
+    check_finite,
     method_config,
     method_name,
 )
@@ -164,16 +164,16 @@ class TrainingConfig(Config):
         for name in ("max_steps", "threads"):
             if getattr(self, name) is not None:
                 _integer(self, name, 1)
-        _finite(self, "epochs", 0.0)
+        check_finite(self, "epochs", 0.0)
         if not self.epochs and self.max_steps is None:
             raise ConfigError("TrainingConfig.epochs must be above 0, or max_steps given.")
         for name in ("learning_rate", "weight_decay", "max_grad_norm"):
-            _finite(self, name, 0.0)
-        _finite(self, "warmup_ratio", 0.0, 0.999)
+            check_finite(self, name, 0.0)
+        check_finite(self, "warmup_ratio", 0.0, 0.999)
         _boolean(self, "group_by_length")
-        _choice(self, "optimizer", Optimizer)
-        _choice(self, "lr_schedule", Schedule)
-        _choice(self, "precision", Precision)
+        check_choice(self, "optimizer", Optimizer)
+        check_choice(self, "lr_schedule", Schedule)
+        check_choice(self, "precision", Precision)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -99,6 +99,10 @@ def callback_class() -> Any:
         the plain loop. Checkpoints carry the plan: load one with `neuroprune.from_pretrained` and
         pass it to `Trainer.train(resume_from_checkpoint=...)` to continue.
 
+        With gradient accumulation, set `trainer.model_accepts_loss_kwargs = False` for classifiers:
+        transformers 5.23 does not average their loss over the accumulated batches, which makes the
+        task's gradient that many times larger against the penalty.
+
         Args:
             method: `NeuroPrune(...)`, `L1(...)`, `Magnitude(...)`, or a `Method` of your own.
 

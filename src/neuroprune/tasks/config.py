@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from neuroprune.config import Config, ConfigError, _choice
+from neuroprune.config import Config, ConfigError, check_choice
 from neuroprune.tasks.metrics import METRICS
 from neuroprune.tasks.presets import DEFAULTS, SETTINGS, Kind, find_preset, split_hub_name
 
@@ -83,7 +83,7 @@ class TaskConfig(Config):
     eval_limit: int | None = None
 
     def __post_init__(self) -> None:
-        _choice(self, "kind", Kind)
+        check_choice(self, "kind", Kind)
         _text(self, "name")
         self._check_source()
         self._check_kind()

@@ -19,7 +19,7 @@ from neuroprune.tasks.tokenizers import learn_tokenizer
 
 PACKAGE, SCRATCH = "pypi:", "scratch:"
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
-_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model", "*.spm", "*.tiktoken")
 _CLASSES = {
     Kind.CLASSIFICATION: "AutoModelForSequenceClassification",
