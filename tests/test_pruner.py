@@ -177,7 +177,7 @@ def test_finish_removes_nothing_that_matters() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     pruner = attach(model, optimizer, NeuroPrune(alpha=0.3, beta=0.1, theta=0.0, apply="prox"))
     train(model, optimizer, range(6))
-    pruner.method.zero_small_(pruner.anatomy)
+    pruner.method.zero_small_(pruner.anatomy, lambda p: 0.5)
     before = logits(model, make_inputs("bert"))
     removed = pruner.finish()
     assert removed.num_neurons > 0

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from neuroprune.anatomy import Anatomy, anatomy_of
+from neuroprune.plan import Lineage
 
 D_MODEL, HEADS, D_FF, LAYERS, VOCAB, HEAD_DIM = 32, 4, 24, 2, 60, 8
 
@@ -178,3 +179,8 @@ def unit_counts(model: nn.Module) -> tuple[dict[str, int], dict[str, int]]:
     anatomy = anatomy_of(model)
     heads = {b.name: b.num_heads for b in anatomy.attentions}
     return heads, {b.name: b.d_ff for b in anatomy.mlps}
+
+
+def lineage_of(model: nn.Module) -> Lineage:
+    """Where the units of a model came from."""
+    return anatomy_of(model).lineage

@@ -20,6 +20,10 @@ class PlanError(ValueError):
 
 def _indices(block: str, what: str, values: Iterable[int]) -> tuple[int, ...]:
     out = []
+    if hasattr(
+        values, "tolist"
+    ):  # an array: its dtype decides, so that a mask is not read as indices
+        values = values.tolist()
     if isinstance(values, str | Mapping) or not isinstance(values, Iterable):
         raise PlanError(f"{what}[{block!r}]: expected a list of indices, got {values!r}.")
     for value in values:
@@ -284,6 +288,24 @@ class Lineage:
     def kept_neurons(self, block: str) -> tuple[int, ...]:
         """Dense indices of the neurons that are left in `block`."""
         return _kept(self.neurons[block], self.plan.remove_neurons.get(block, ()))
+
+    def restricted_to(self, blocks: Iterable[str]) -> Lineage:
+        """The lineage of a part of the model, such as the encoder alone.
+
+        Args:
+            blocks: names of the blocks that are there; others are left out.
+        """
+        here = set(blocks)
+
+        def among(mapping: Mapping[str, Any]) -> dict[str, Any]:
+            return {name: value for name, value in mapping.items() if name in here}
+
+        plan = ShrinkPlan(
+            among(self.plan.remove_heads),
+            among(self.plan.remove_neurons),
+            among(self.plan.merge_heads),
+        )
+        return Lineage(self.model_type, among(self.heads), among(self.neurons), plan)
 
     def then(self, plan: ShrinkPlan) -> Lineage:
         """The lineage after `plan`, which counts the units left so far."""

@@ -14,7 +14,7 @@ from neuroprune.anatomy import Anatomy, anatomy_of
 from neuroprune.config import Config
 from neuroprune.methods import Method, dead_units, method_for
 from neuroprune.plan import ShrinkPlan
-from neuroprune.surgery import shrink_, unwrap_optimizer
+from neuroprune.surgery import adopt_, shrink_, unwrap_optimizer
 
 STATE_VERSION = 1
 _ATTACHED: WeakSet[Optimizer] = WeakSet()
@@ -82,15 +82,21 @@ class Pruner:
         self.removed = ShrinkPlan()
         self.anatomy: Anatomy = anatomy_of(model)
         self._cut_at_step = -1
-        held = {p for group in self.optimizer.param_groups for p in group["params"]}
-        if not any(m in held for m in self.anatomy.matrices()):
+        self._held = self._trained()
+        if not self._held:
             raise PrunerError(
                 "the optimizer trains none of the model's prunable matrices. Make the optimizer "
                 "from this model's parameters, after moving it to its device."
             )
         if self.optimizer in _ATTACHED:
             raise PrunerError("the optimizer has a pruner already; call its finish() first.")
+        if any(group.get("maximize") for group in self.optimizer.param_groups):
+            raise PrunerError(
+                "the optimizer maximises, which would turn the penalty round. Negate the loss and "
+                "use maximize=False."
+            )
         self.method.setup(self.anatomy, self.optimizer)
+        adopt_(model, self.anatomy.lineage)  # every checkpoint from now on carries the plan
         self._hooks = [
             self.optimizer.register_step_pre_hook(self._before_step),
             self.optimizer.register_step_post_hook(self._after_step),
@@ -130,7 +136,7 @@ class Pruner:
         self._refuse_finished()
         if self._cut_at_step != self.steps:
             self.prune()
-        self.method.zero_small_(self.anatomy)
+        self.method.zero_small_(self.anatomy, self._step_sizes().get)
         self._cut(dead_units(self.anatomy))
         self.detach()
         return self.removed
@@ -204,7 +210,7 @@ class Pruner:
             )
         if _skipped(optimizer):
             return
-        self._check_finite(optimizer)
+        self._check_ready(optimizer)
         self.method.observe_(self.anatomy)
         scale = getattr(optimizer, "grad_scale", None)
         self.method.add_penalty_grad_(self.anatomy, 1.0 if scale is None else float(scale))
@@ -212,15 +218,29 @@ class Pruner:
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if _skipped(optimizer):
             return
-        sizes = {p: float(g["lr"]) for g in optimizer.param_groups for p in g["params"]}
-        self.method.prox_(self.anatomy, sizes.get)
+        self.method.prox_(self.anatomy, self._step_sizes().get)
         self.steps += 1
 
-    def _check_finite(self, optimizer: Optimizer) -> None:
-        """A NaN loss reaches every gradient, so looking at a few small ones is enough."""
-        gradients = (p.grad for g in optimizer.param_groups for p in g["params"])
-        smallest = sorted((g for g in gradients if g is not None), key=lambda g: g.numel())[:4]
-        if not all(bool(torch.isfinite(g).all()) for g in smallest):
+    def _step_sizes(self) -> dict[Tensor, float]:
+        """Learning rate of every parameter that is trained."""
+        groups = self.optimizer.param_groups
+        return {p: float(g["lr"]) for g in groups for p in g["params"] if p.requires_grad}
+
+    def _trained(self) -> int:
+        """How many prunable matrices the optimizer holds; a cut without it would lower this."""
+        held = {p for group in self.optimizer.param_groups for p in group["params"]}
+        return sum(m in held for m in self.anatomy.matrices())
+
+    def _check_ready(self, optimizer: Optimizer) -> None:
+        if self._trained() != self._held:
+            raise PrunerError(
+                "the model was cut without its optimizer, which now trains parameters that are "
+                "gone. Pass the optimizer: shrink_(model, plan, optimizer)."
+            )
+        gradients = [p.grad for g in optimizer.param_groups for p in g["params"]]
+        filled = [g for g in gradients if g is not None and g.numel()]
+        # The largest entry of all: one pass, one synchronisation; NaN and infinity both show.
+        if filled and not bool(torch.isfinite(nn.utils.get_total_norm(filled, torch.inf))):
             raise NonFiniteError(
                 f"a gradient is NaN or infinite at step {self.steps + 1}; the step was not taken "
                 "and the weights are those of the last good step. Lower the learning rate, clip "

@@ -12,8 +12,7 @@ import torch
 import neuroprune
 from neuroprune.anatomy import anatomy_of
 from neuroprune.config import ConfigError, Magnitude, NeuroPrune
-from neuroprune.surgery import lineage_of
-from tests.zoo import inputs_for, make_inputs, make_model
+from tests.zoo import inputs_for, lineage_of, make_inputs, make_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*pin_memory.*")
 CONFIG = NeuroPrune(alpha=0.5, beta=0.2, theta=0.55, apply="prox")

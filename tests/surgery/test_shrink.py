@@ -14,7 +14,7 @@ from torch import nn
 from neuroprune.anatomy import AnatomyError, WrappedModelError, anatomy_of
 from neuroprune.methods.dead_units import dead_units
 from neuroprune.plan import PlanError, ShrinkPlan
-from neuroprune.surgery import lineage_of, shrink_
+from neuroprune.surgery import shrink_
 from tests.zoo import (
     D_FF,
     D_MODEL,
@@ -22,6 +22,7 @@ from tests.zoo import (
     GENERATIVE,
     HEAD_DIM,
     HEADS,
+    lineage_of,
     logits,
     make_inputs,
     make_model,

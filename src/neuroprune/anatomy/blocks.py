@@ -60,7 +60,11 @@ class AttentionBlock:
 
     def matrices(self) -> tuple[Tensor, ...]:
         """The weights of q, k, v and o."""
-        return tuple(p.weight for p in (self.q_proj, self.k_proj, self.v_proj, self.o_proj))
+        return tuple(layer.weight for layer in self.linears())
+
+    def linears(self) -> tuple[nn.Linear, ...]:
+        """The layers q, k, v and o."""
+        return (self.q_proj, self.k_proj, self.v_proj, self.o_proj)
 
     def input_groups(self) -> tuple[tuple[Tensor, ...], ...]:
         """The stored matrices whose column i, together, is all that reads input dimension i.
@@ -124,7 +128,11 @@ class MLPBlock:
 
     def matrices(self) -> tuple[Tensor, ...]:
         """The weights of up, gate (if any) and down."""
-        return (*(p.weight for p in self.fan_in()), self.down_proj.weight)
+        return tuple(layer.weight for layer in self.linears())
+
+    def linears(self) -> tuple[nn.Linear, ...]:
+        """The layers up, gate (if any) and down."""
+        return (*self.fan_in(), self.down_proj)
 
 
 @dataclass(frozen=True)
@@ -149,6 +157,11 @@ class Anatomy:
         """All blocks, attention first."""
         yield from self.attentions
         yield from self.mlps
+
+    def linears(self) -> Iterator[nn.Linear]:
+        """Every prunable layer, in the order of `matrices`."""
+        for block in self.blocks():
+            yield from block.linears()
 
     def matrices(self) -> Iterator[Tensor]:
         """Every prunable weight matrix: q, k, v, o, up, gate, down."""

@@ -151,10 +151,12 @@ def linear_at(root: nn.Module, path: str) -> nn.Linear:
         module = root.get_submodule(path)
     except AttributeError as error:
         raise AnatomyError(f"expected a linear layer at {path!r}, found nothing.") from error
-    if not isinstance(module, nn.Linear) or not module.weight.is_floating_point():
+    plain = isinstance(module, nn.Linear) and "weight" in module._parameters
+    if not isinstance(module, nn.Linear) or not plain or not module.weight.is_floating_point():
         raise AnatomyError(
             f"expected an nn.Linear with floating-point weights at {path!r}, got "
-            f"{type(module).__name__}. Merge adapters and de-quantise before pruning."
+            f"{type(module).__name__}. Merge adapters, de-quantise, and remove parametrisations "
+            "(torch.nn.utils.prune.remove) before pruning."
         )
     return module
 

@@ -118,9 +118,12 @@ def refuse_wrapped(model: nn.Module) -> None:
                 "(accelerator.unwrap_model(model), model.module or model._orig_mod), and wrap or "
                 "compile it again after each cut."
             )
-    if getattr(model, "_compiled_call_impl", None) is not None:
+    for module in model.modules():
+        compiled = getattr(module, "_compiled_call_impl", None) is not None
+        if not compiled and type(module).__name__ != "OptimizedModule":
+            continue
         raise WrappedModelError(
-            "the model was compiled in place (model.compile()). Prune first, "
+            "the model, or a part of it, was compiled in place. Prune first, "
             "compile after finish()."
         )
 

@@ -25,15 +25,17 @@ class _Events:
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Attach; when resuming, continue from the state in the checkpoint."""
         _check(args)
+        if self.pruner is not None:  # an earlier training was interrupted
+            self.pruner.detach()
         self.pruner = attach(kwargs["model"], kwargs["optimizer"], self.method, state.max_steps)
         if state.global_step > 0:
-            saved = (state.stateful_callbacks or {}).get("NeuroPruneCallback")
-            if not isinstance(saved, dict) or saved.get("attributes", {}).get("state") is None:
+            saved = (state.stateful_callbacks or {}).get(type(self).__name__)
+            if not isinstance(saved, dict) or saved.get("attributes", {}).get("pruner") is None:
                 raise ConfigError(
                     "the checkpoint was written without this callback. Resume a pruning run from "
                     "a checkpoint of a pruning run, or start a new training from the saved model."
                 )
-            self.pruner.load_state_dict(saved["attributes"]["state"])
+            self.pruner.load_state_dict(saved["attributes"]["pruner"])
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Let the method choose, and cut."""
@@ -50,7 +52,7 @@ class _Events:
         """What the Trainer stores in `trainer_state.json` of every checkpoint."""
         return {
             "args": {},
-            "attributes": {"state": self.pruner.state_dict() if self.pruner else None},
+            "attributes": {"pruner": self.pruner.state_dict() if self.pruner else None},
         }
 
 
@@ -75,6 +77,11 @@ def _check(args: Any) -> None:
         raise ConfigError(
             "torch_compile=True fixes the shapes that pruning changes. Set it to False, and "
             "compile the finished model."
+        )
+    if args.restore_callback_states_from_checkpoint:
+        raise ConfigError(
+            "restore_callback_states_from_checkpoint=True rebuilds callbacks from their stored "
+            "arguments. Leave it False: this callback restores itself."
         )
     if getattr(args, "auto_find_batch_size", False):
         raise ConfigError(
@@ -107,7 +114,7 @@ def callback_class() -> Any:
             method: `NeuroPrune(...)`, `L1(...)`, `Magnitude(...)`, or a `Method` of your own.
 
         Raises:
-            ConfigError: when training starts, for Trainer settings that cannot work with pruning.
+            ConfigError: when the Trainer is made, for settings that cannot work with pruning.
 
         Example:
             >>> Trainer(model, args, callbacks=[NeuroPruneCallback(NeuroPrune(alpha=1e-4))])

@@ -14,16 +14,17 @@ from neuroprune.config import ConfigError, Magnitude, Structure
 from neuroprune.control.schedule import cubic_sparsity
 from neuroprune.core.allocation import lowest_scores, smallest_magnitudes_threshold
 from neuroprune.core.importance import mean_square_per_unit
-from neuroprune.methods.method import Method, StepSizeOf
+from neuroprune.methods.method import Method, StepSizeOf, trained
 from neuroprune.plan import ShrinkPlan
 
 
 class MagnitudeMethod(Method[Magnitude]):
     """Remove what is smallest, on a cubic schedule.
 
-    "weights": every `every` steps the smallest weights of the whole model are masked; a masked
-    weight stays zero. "units": `prune()` removes the heads and neurons of the smallest mean squared
-    weight until the schedule's structural sparsity is reached; every layer keeps one of each.
+    "weights": every `every` steps the smallest trained weights of the whole model are masked; a
+    masked weight stays zero. "units": `prune()` removes the heads and neurons of the smallest mean
+    squared weight until the schedule's structural sparsity is reached; every layer keeps one of
+    each.
 
     Args:
         config: target, structure and schedule.
@@ -66,12 +67,12 @@ class MagnitudeMethod(Method[Magnitude]):
         for w, keep in self._keep.items():
             w.mul_(keep)
         if self.step % self.config.every == 0 or self.step == self.schedule_steps:
-            self._mask_smallest_(anatomy)
+            self._mask_smallest_(anatomy, step_size_of)
 
     @torch.no_grad()
-    def _mask_smallest_(self, anatomy: Anatomy) -> None:
-        matrices = [w for w in anatomy.matrices() if w.numel()]
-        kept = sum(w.numel() for w in matrices)
+    def _mask_smallest_(self, anatomy: Anatomy, step_size_of: StepSizeOf) -> None:
+        kept = sum(w.numel() for w in anatomy.matrices())
+        matrices = [w for w in trained(tuple(anatomy.matrices()), step_size_of) if w.numel()]
         goal = round(self.scheduled() * anatomy.dense_weights) - (anatomy.dense_weights - kept)
         magnitudes = torch.cat([w.detach().abs().flatten().float() for w in matrices])
         threshold = smallest_magnitudes_threshold(magnitudes, goal)

@@ -42,6 +42,8 @@ class Method(Generic[ConfigT]):
     def setup(self, anatomy: Anatomy, optimizer: Optimizer) -> None:
         """Once, before the first step. May register hooks or add parameters.
 
+        Raises what the method cannot work with, before anything is trained.
+
         Args:
             anatomy: the model's blocks.
             optimizer: the torch optimizer, not a wrapper.
@@ -96,15 +98,15 @@ class Method(Generic[ConfigT]):
         """
 
     @torch.no_grad()
-    def zero_small_(self, anatomy: Anatomy) -> None:
-        """When training ends: set weights below eps in absolute value to zero.
+    def zero_small_(self, anatomy: Anatomy, step_size_of: StepSizeOf) -> None:
+        """When training ends: set trained weights below eps in absolute value to zero.
 
         Args:
             anatomy: the model's blocks.
+            step_size_of: parameter -> its learning rate, None where it is not trained.
         """
-        for matrix in anatomy.matrices():
-            if matrix.requires_grad:
-                hard_threshold_(matrix, self.eps)
+        for matrix in trained(tuple(anatomy.matrices()), step_size_of):
+            hard_threshold_(matrix, self.eps)
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-ready state, for a checkpoint."""

@@ -15,6 +15,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from neuroprune.anatomy import Anatomy
 from neuroprune.config import Apply, NeuroPrune
@@ -43,16 +44,36 @@ class NeuroPruneMethod(Method[NeuroPrune]):
 
     config_type: ClassVar = NeuroPrune
 
+    def setup(self, anatomy: Anatomy, optimizer: Optimizer) -> None:
+        """In proximal mode, see that q, k and v of a layer have one learning rate.
+
+        Raises:
+            ConfigError: they have not.
+        """
+        if self.config.apply is Apply.PROX:
+            rates = {p: float(g["lr"]) for g in optimizer.param_groups for p in g["params"]}
+            for attention in anatomy.attentions:
+                for group in attention.input_groups():
+                    parts = trained(group, rates.get)
+                    if parts:
+                        common_step_size(parts, rates.get)
+
     def penalty(self, anatomy: Anatomy) -> Tensor:
         """alpha * sum of R_mlp over the MLP matrices + beta * sum of R_attn over the row groups."""
         c = self.config
-        mlp = [mlp_penalty(w, c.eps) for block in anatomy.mlps for w in block.matrices()]
+        mlp = [
+            mlp_penalty(w, c.eps)
+            for block in anatomy.mlps
+            for w in block.matrices()
+            if w.numel()  # a layer without neurons has no rows to count
+        ]
         attention = [
             attention_penalty(*(w.T for w in group))
             for block in anatomy.attentions
             for group in block.input_groups()
         ]
-        return c.alpha * torch.stack(mlp).sum() + c.beta * torch.stack(attention).sum()
+        total = attention[0].new_zeros(())
+        return total + c.alpha * sum(mlp, total) + c.beta * sum(attention, total)
 
     @torch.no_grad()
     def add_penalty_grad_(self, anatomy: Anatomy, scale: float) -> None:

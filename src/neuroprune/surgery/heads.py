@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from neuroprune.anatomy import AttentionBlock
+from neuroprune.plan import PlanError
 from neuroprune.surgery.linear import (
     Replacements,
     feature_index,
@@ -19,20 +20,29 @@ from neuroprune.surgery.linear import (
 
 
 @torch.no_grad()
-def merge_heads_(block: AttentionBlock, merges: Mapping[int, int]) -> None:
-    """Add what reads head i to what reads head j: W_O[:, j] += W_O[:, i].
+def merged_output_weight(block: AttentionBlock, merges: Mapping[int, int]) -> Tensor:
+    """W_O after what reads head i is added to what reads head j: W_O[:, j] += W_O[:, i].
 
-    The paper writes this as L_in,J += L_in,Hi; the matrix that reads a head's output is W_O.
+    The paper writes this as L_in,J += L_in,Hi; the matrix that reads a head's output is W_O. The
+    block keeps its own matrix: a graph that is still alive may need it.
 
     Args:
-        block: the attention; only its output projection changes.
+        block: the attention.
         merges: {head i that goes: head j that stays}.
+
+    Returns:
+        Shape (d, num_heads * head_dim).
 
     Reference: Dhurandhar et al. (2024), arXiv 2404.01306, Algorithm 2.
     """
-    columns = block.o_proj.weight.view(block.o_proj.weight.shape[0], block.num_heads, -1)
+    weight = block.o_proj.weight.detach()
+    if not merges:
+        return weight
+    weight = weight.clone()
+    columns = weight.view(weight.shape[0], block.num_heads, -1)
     for i, j in merges.items():
         columns[:, j] += columns[:, i]
+    return weight
 
 
 @torch.no_grad()
@@ -57,12 +67,15 @@ def fold_constant_heads_(block: AttentionBlock, removed: tuple[int, ...]) -> Non
             block.o_proj.bias.add_(block.o_proj.weight[:, columns] @ block.v_proj.bias[rows])
 
 
-def remove_heads_(block: AttentionBlock, removed: tuple[int, ...]) -> Replacements:
-    """Delete heads physically: rows of q, k, v and columns of W_O.
+def remove_heads_(
+    block: AttentionBlock, removed: tuple[int, ...], merges: Mapping[int, int] | None = None
+) -> Replacements:
+    """Delete heads physically: rows of q, k, v and columns of W_O, merging first.
 
     Args:
         block: the attention; its layers and its owner's head attributes change.
         removed: heads to delete, counted as the block stands.
+        merges: {head that goes: head that stays and takes its place}.
 
     Returns:
         Old parameter -> replacement, for the optimizer.
@@ -70,10 +83,11 @@ def remove_heads_(block: AttentionBlock, removed: tuple[int, ...]) -> Replacemen
     heads = kept_index(block.num_heads, removed, block.q_proj.weight.device)
     features = feature_index(heads, block.head_dim)
     kv_features = feature_index(kv_heads_kept(block, heads), block.head_dim)
+    merged = merged_output_weight(block, merges or {})  # while the block still counts its heads
     done = keep_outputs_(block.q_proj, features)
     done |= keep_outputs_(block.k_proj, kv_features)
     done |= keep_outputs_(block.v_proj, kv_features)
-    done |= keep_inputs_(block.o_proj, features)
+    done |= keep_inputs_(block.o_proj, features, merged)
     if block.num_heads == 0:
         without_heads_(block.q_proj, block.k_proj, block.v_proj, block.o_proj, block.head_dim)
     running = max(block.num_heads, 1)  # an empty attention runs on one placeholder head
@@ -95,7 +109,7 @@ def kv_heads_kept(block: AttentionBlock, heads: Tensor) -> Tensor:
         int64 indices of the key/value heads to keep.
 
     Raises:
-        ValueError: a key/value head would be left with some of its query heads only.
+        PlanError: a key/value head would be left with some of its query heads only.
     """
     group = block.num_heads // max(block.num_kv_heads, 1)
     if group <= 1:
@@ -103,7 +117,7 @@ def kv_heads_kept(block: AttentionBlock, heads: Tensor) -> Tensor:
     owners: Tensor
     owners, counts = torch.unique(heads // group, return_counts=True)
     if bool((counts != group).any()):
-        raise ValueError(
+        raise PlanError(
             f"{block.name!r} shares each key/value head among {group} query heads; remove whole "
             f"groups (heads {group}g to {group}g + {group - 1})."
         )

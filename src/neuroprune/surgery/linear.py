@@ -27,25 +27,29 @@ def keep_outputs_(linear: nn.Linear, index: Tensor) -> Replacements:
     return done
 
 
-def keep_inputs_(linear: nn.Linear, index: Tensor) -> Replacements:
+def keep_inputs_(linear: nn.Linear, index: Tensor, weight: Tensor | None = None) -> Replacements:
     """Keep only the input features `index` of a linear layer: columns of its weight.
 
     Args:
         linear: weight (out, in); its weight is replaced.
         index: int64 indices of the features to keep, shape (kept,).
+        weight: values to take the columns from, where they are not the layer's own.
 
     Returns:
         Old parameter -> replacement, for the optimizer.
     """
     linear.in_features = index.numel()
-    return _replace_(linear, "weight", 1, index)
+    return _replace_(linear, "weight", 1, index, weight)
 
 
-def _replace_(linear: nn.Linear, name: str, dim: int, index: Tensor) -> Replacements:
+def _replace_(
+    linear: nn.Linear, name: str, dim: int, index: Tensor, value: Tensor | None = None
+) -> Replacements:
     # A new Parameter, not a resized old one: a graph that is still alive keeps the old shape.
     old: nn.Parameter = getattr(linear, name)
     index = index.to(old.device)
-    new = nn.Parameter(old.detach().index_select(dim, index), requires_grad=old.requires_grad)
+    value = old.detach() if value is None else value
+    new = nn.Parameter(value.index_select(dim, index), requires_grad=old.requires_grad)
     if old.grad is not None:
         new.grad = old.grad.index_select(dim, index)
     setattr(linear, name, new)
@@ -73,6 +77,25 @@ class NoHeadsOutput(nn.Linear):
         """The bias (or zeros), broadcast to shape (..., d)."""
         zeros = input.new_zeros(*input.shape[:-1], self.weight.shape[0])
         return zeros if self.bias is None else zeros + self.bias
+
+
+def skip_empty_gradients_(linear: nn.Linear) -> None:
+    """Let parameters without entries get no gradient, so that optimizers pass them over.
+
+    Some optimizers divide by the number of entries. The parameter stays in its group, which keeps
+    a saved optimizer state loadable.
+
+    Args:
+        linear: the layer; only its empty parameters are touched.
+    """
+    for parameter in linear.parameters(recurse=False):
+        if parameter.numel() == 0 and parameter.is_leaf and parameter.requires_grad:
+            parameter.grad = None
+            parameter.register_post_accumulate_grad_hook(_drop_gradient)
+
+
+def _drop_gradient(parameter: Tensor) -> None:
+    parameter.grad = None
 
 
 def without_heads_(q: nn.Linear, k: nn.Linear, v: nn.Linear, o: nn.Linear, head_dim: int) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 
 # State tensors that lack one of the parameter's dimensions, by name: the dimension that is missing.
 # transformers' Adafactor factors a matrix into a row and a column vector.
@@ -43,6 +43,8 @@ def unwrap_optimizer(optimizer: Any) -> Optimizer:
         TypeError: there is no torch optimizer inside.
     """
     inner = optimizer
+    if hasattr(optimizer, "get_last_lr"):
+        raise TypeError("expected an optimizer, got a learning-rate scheduler.")
     while isinstance(getattr(inner, "optimizer", None), Optimizer):
         inner = inner.optimizer
     if not isinstance(inner, Optimizer):
@@ -60,8 +62,13 @@ def check_state(optimizer: Optimizer, cuts: Mapping[Tensor, int]) -> None:
         cuts: parameter -> dimension it is about to be cut along.
 
     Raises:
-        OptimizerStateError: a state tensor of unknown shape.
+        OptimizerStateError: a state tensor of unknown shape, or an optimizer that cannot be cut.
     """
+    if isinstance(optimizer, LBFGS):
+        raise OptimizerStateError(
+            "LBFGS keeps its parameters and its history flattened, which cannot be cut. Use AdamW, "
+            "SGD or Adafactor, or shrink without the optimizer and make a new one afterwards."
+        )
     for parameter, dim in cuts.items():
         for name, value in optimizer.state.get(parameter, {}).items():
             _state_dim(name, value, parameter, dim)
@@ -95,8 +102,10 @@ def rebind_(optimizer: Optimizer, replacements: Mapping[Tensor, Replacement]) ->
 
 def _state_dim(name: str, value: Any, parameter: Tensor, dim: int) -> int | None:
     """Dimension of a state tensor that follows the parameter's `dim`; None to keep it whole."""
-    if not isinstance(value, Tensor) or value.ndim == 0 or value.shape == (1,):
-        return None  # a counter or a plain number
+    if not isinstance(value, Tensor) or value.ndim == 0:
+        return None  # a plain number
+    if value.shape == (1,) != parameter.shape:
+        return None  # a counter
     if name in _FACTORED and value.ndim == parameter.ndim - 1:
         missing = _FACTORED[name] % parameter.ndim
         left = [d for d in range(parameter.ndim) if d != missing]

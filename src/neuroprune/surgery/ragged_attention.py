@@ -14,9 +14,27 @@ import torch
 from torch import Tensor, nn
 
 from neuroprune.anatomy import Anatomy
+from neuroprune.plan import PlanError, ShrinkPlan
 
 PREFIX = "neuroprune_"
 _BUFFER = "neuroprune_kept_heads"
+
+
+def check_implementation(anatomy: Anatomy, plan: ShrinkPlan) -> None:
+    """Find out, before anything is changed, whether the attention can run on ragged heads.
+
+    Args:
+        anatomy: the model's blocks.
+        plan: what is about to be removed.
+
+    Raises:
+        PlanError: heads of blocks with a shared position bias would go, under an implementation
+            that takes no bias per head.
+    """
+    for block in anatomy.attentions:
+        if block.shares_position_bias and block.name in plan.remove_heads:
+            config: Any = block.owner.config
+            _check_stock((config._attn_implementation or "eager").removeprefix(PREFIX))
 
 
 def install_(model: nn.Module, anatomy: Anatomy) -> None:
@@ -27,6 +45,9 @@ def install_(model: nn.Module, anatomy: Anatomy) -> None:
     Args:
         model: the transformers model, already cut.
         anatomy: its blocks, with the lineage after the cut.
+
+    Raises:
+        PlanError: the attention implementation takes no position bias.
     """
     blocks = [b for b in anatomy.attentions if b.shares_position_bias]
     if not any(b.name in anatomy.lineage.plan.remove_heads for b in blocks):
@@ -35,42 +56,39 @@ def install_(model: nn.Module, anatomy: Anatomy) -> None:
         # An attention without heads runs on one placeholder head: any column will do.
         kept = anatomy.lineage.kept_heads(block.name) or (0,)
         index = torch.tensor(kept, device=block.q_proj.weight.device)
+        if not hasattr(block.owner, _BUFFER):
+            block.owner.register_forward_pre_hook(_follow_implementation)
         block.owner.register_buffer(_BUFFER, index, persistent=False)
-    configs: dict[int, Any] = {
-        id(m.config): m.config for m in model.modules() if hasattr(m, "config")
-    }
-    for config in configs.values():
-        stock = config._attn_implementation or "sdpa"
-        if not stock.startswith(PREFIX):
-            config._attn_implementation = _register(stock)
+        _follow_implementation(block.owner, ())
 
 
-def stock_name(attn_implementation: str | None) -> str | None:
-    """The stock implementation behind a registered one.
+def _follow_implementation(module: nn.Module, args: Any) -> None:
+    """Before each forward: a stock implementation chosen meanwhile gives way to its ragged twin."""
+    config: Any = module.config
+    stock = config._attn_implementation or "eager"
+    if not stock.startswith(PREFIX):
+        config._attn_implementation = _register(stock)
 
-    Args:
-        attn_implementation: a name as in `config._attn_implementation`.
-    """
-    if attn_implementation and attn_implementation.startswith(PREFIX):
-        return attn_implementation.removeprefix(PREFIX)
-    return attn_implementation
+
+def _check_stock(stock: str) -> None:
+    if stock not in ("eager", "sdpa"):
+        raise PlanError(
+            f"heads of this family cannot be removed under attn_implementation={stock!r}, which "
+            "takes no position bias per head. Load the model with 'sdpa' or 'eager'."
+        )
 
 
 def _register(stock: str) -> str:
     """Register the ragged twin of a stock attention; returns its name.
 
     Raises:
-        ValueError: the stock implementation takes no position bias.
+        PlanError: the stock implementation takes no position bias.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    if stock not in ("eager", "sdpa"):
-        raise ValueError(
-            f"heads of this family cannot be removed under attn_implementation={stock!r}, which "
-            "takes no position bias per head. Load the model with 'sdpa' or 'eager'."
-        )
+    _check_stock(stock)
 
     def ragged_attention(
         module: nn.Module,

@@ -6,19 +6,24 @@ import copy
 from typing import Any
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from neuroprune.anatomy import Anatomy, anatomy_of
 from neuroprune.plan import Lineage, PlanError, ShrinkPlan
 from neuroprune.surgery.heads import (
     fold_constant_heads_,
     kv_heads_kept,
-    merge_heads_,
     remove_heads_,
 )
-from neuroprune.surgery.linear import Replacements, kept_index
+from neuroprune.surgery.linear import Replacements, kept_index, skip_empty_gradients_
 from neuroprune.surgery.neurons import fold_constant_neurons_, remove_neurons_
-from neuroprune.surgery.optimizer_state import check_state, rebind_, unwrap_optimizer
-from neuroprune.surgery.ragged_attention import install_
+from neuroprune.surgery.optimizer_state import (
+    OptimizerStateError,
+    check_state,
+    rebind_,
+    unwrap_optimizer,
+)
+from neuroprune.surgery.ragged_attention import check_implementation, install_
 
 
 def shrink_(model: nn.Module, plan: ShrinkPlan, optimizer: Any = None) -> None:
@@ -37,8 +42,10 @@ def shrink_(model: nn.Module, plan: ShrinkPlan, optimizer: Any = None) -> None:
     Raises:
         UnknownFamilyError: the model's type was not declared.
         WrappedModelError: the model is wrapped or compiled.
-        PlanError: the plan names a block or a unit that the model does not have.
-        OptimizerStateError: the optimizer keeps a state of unknown shape.
+        PlanError: the plan names a block or a unit that the model does not have, splits a group
+            of heads that share keys and values, or removes heads of a family with a shared
+            position bias under an attention implementation that takes none.
+        OptimizerStateError: the optimizer is another model's, or keeps a state of unknown shape.
         Nothing is changed in any of these cases.
 
     Example:
@@ -47,11 +54,18 @@ def shrink_(model: nn.Module, plan: ShrinkPlan, optimizer: Any = None) -> None:
 
     Reference: Dhurandhar et al. (2024), arXiv 2404.01306, Algorithm 2.
     """
+    if not isinstance(plan, ShrinkPlan):
+        raise PlanError(
+            f"expected a ShrinkPlan, got {type(plan).__name__}. Write "
+            "ShrinkPlan(remove_heads={block: [i, ...]}, remove_neurons={block: [...]})."
+        )
     anatomy = anatomy_of(model)
     lineage = anatomy.lineage.then(plan)
+    check_implementation(anatomy, plan)
     inner = None if optimizer is None else unwrap_optimizer(optimizer)
     cuts = _parameter_cuts(anatomy, plan)
     if inner is not None:
+        _check_owner(model, inner)
         check_state(inner, cuts)
     if not plan:
         return
@@ -76,6 +90,7 @@ def reshape_(model: nn.Module, lineage: Lineage) -> None:
     """
     anatomy = anatomy_of(model)
     here = anatomy.lineage
+    lineage = lineage.restricted_to([*here.heads, *here.neurons])
     if (here.model_type, here.heads, here.neurons) != (
         lineage.model_type,
         lineage.heads,
@@ -97,13 +112,26 @@ def reshape_(model: nn.Module, lineage: Lineage) -> None:
 def adopt_(model: nn.Module, lineage: Lineage) -> None:
     """Record in a model's own config where its units came from, and make its heads line up.
 
+    From now on every way of saving the model carries its lineage, also where nothing was cut yet.
+
     Args:
         model: a model whose shapes already are those of the lineage.
         lineage: what was cut so far.
     """
-    if lineage.plan:
-        own_config_(model).neuroprune = lineage.to_dict()
-        install_(model, anatomy_of(model))
+    own_config_(model).neuroprune = lineage.to_dict()
+    anatomy = anatomy_of(model)
+    install_(model, anatomy)
+    for layer in anatomy.linears():
+        skip_empty_gradients_(layer)
+
+
+def _check_owner(model: nn.Module, optimizer: Optimizer) -> None:
+    held = {p for group in optimizer.param_groups for p in group["params"]}
+    if not any(p in held for p in model.parameters()):
+        raise OptimizerStateError(
+            "the optimizer holds none of this model's parameters. Pass the optimizer that trains "
+            "this model, or none."
+        )
 
 
 def _parameter_cuts(anatomy: Anatomy, plan: ShrinkPlan) -> dict[Tensor, int]:
@@ -133,8 +161,7 @@ def _cut_(anatomy: Anatomy, plan: ShrinkPlan) -> Replacements:
             merges = plan.merge_heads.get(attention.name, {})
             outright = tuple(i for i in removed if i not in merges)
             fold_constant_heads_(attention, outright)
-            merge_heads_(attention, merges)
-            replaced |= remove_heads_(attention, removed)
+            replaced |= remove_heads_(attention, removed, merges)
     for mlp in anatomy.mlps:
         removed = plan.remove_neurons.get(mlp.name, ())
         if removed:
@@ -146,8 +173,8 @@ def _cut_(anatomy: Anatomy, plan: ShrinkPlan) -> Replacements:
 def own_config_(model: nn.Module) -> Any:
     """Give a model a configuration of its own, so that writing into it touches no other model.
 
-    Several models may have been made from one config object. The copy replaces the original in
-    every submodule that holds it.
+    Several models may have been made from one config object, so it is copied before every change.
+    The copy replaces the original in every submodule that holds it.
 
     Args:
         model: a transformers model.
@@ -156,19 +183,8 @@ def own_config_(model: nn.Module) -> Any:
         The configuration the model now owns.
     """
     shared: Any = model.config
-    if getattr(shared, "neuroprune", None) is not None:
-        return shared
     own = copy.deepcopy(shared)
     for module in model.modules():
         if getattr(module, "config", None) is shared:
             module.config = own
     return own
-
-
-def lineage_of(model: nn.Module) -> Lineage:
-    """Where the surviving units of a model came from.
-
-    Args:
-        model: a transformers model of a declared family.
-    """
-    return anatomy_of(model).lineage

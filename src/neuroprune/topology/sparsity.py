@@ -81,7 +81,7 @@ class BlockReport:
         units: heads or neurons that are left.
         dense_units: heads or neurons of the dense model.
         sparsity: counts and both sparsities of this block alone.
-        connectivity_mean: mean over neurons (attention: heads' input rows) of c_i.
+        connectivity_mean: mean of c_i over the rows of all stored matrices of the block.
         connectivity_sd: standard deviation of c_i.
     """
 

@@ -1,0 +1,87 @@
+"""The files of a checkpoint: reading, checking, and moving into place all or nothing."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+PLAN_FILE = "neuroprune.json"
+CHECKPOINT_VERSION = 1
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing, damaged, foreign, or could not be written."""
+
+
+def move_into_place(stage: Path, directory: Path) -> None:
+    """Swap the new files in, the plan last; an error puts the old ones back."""
+    new = sorted(stage.iterdir(), key=lambda f: f.name == PLAN_FILE)
+    if not directory.exists():
+        umask = os.umask(0)  # mkdtemp makes private folders; give the mode any new one would have
+        os.umask(umask)
+        stage.chmod(0o777 & ~umask)
+        stage.rename(directory)
+        return
+    old = {directory / f.name for f in new} | set(directory.glob("model*.safetensors*"))
+    backup = stage / "old"
+    backup.mkdir()
+    try:
+        for file in sorted(old, key=lambda f: f.name != PLAN_FILE):
+            if file.exists():
+                file.replace(backup / file.name)
+        for file in new:
+            file.replace(directory / file.name)
+    except OSError:
+        for file in new:
+            (directory / file.name).unlink(missing_ok=True)
+        for file in backup.iterdir():
+            file.replace(directory / file.name)
+        raise
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing: not a complete model directory.") from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}. Save the model again.") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path} is damaged: expected a JSON object. Save the model again.")
+    return data
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify(directory: Path, digests: Any) -> None:
+    present = {f.name for f in directory.glob("*.safetensors")}
+    if not isinstance(digests, dict):
+        raise CheckpointError(f"{directory}: the plan is damaged. Save the model again.")
+    extra = {name for name in present if name.startswith("model")} - set(digests)
+    if set(digests) - present or extra:
+        raise CheckpointError(
+            f"{directory}: the plan lists the weight files {sorted(digests or [])}, the directory "
+            f"holds {sorted(present)}. Copy the whole directory, or save the model again."
+        )
+    for name, digest in digests.items():
+        if sha256_of(directory / name) != digest:
+            raise CheckpointError(
+                f"{directory / name} was truncated or altered after it was saved (its SHA-256 is "
+                "not the one in the plan). Copy it again, or save the model again."
+            )
+
+
+def unwritable(directory: Path, error: BaseException) -> CheckpointError:
+    full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+    remedy = "free some space" if full else "check that the place exists and can be written"
+    return CheckpointError(
+        f"could not save to {directory}: {error}. Nothing that was there has changed; {remedy} and "
+        "save again."
+    )

@@ -1,0 +1,193 @@
+"""`from_pretrained`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from neuroprune.anatomy import AnatomyError, anatomy_of
+from neuroprune.checkpoint.files import (
+    CHECKPOINT_VERSION,
+    PLAN_FILE,
+    CheckpointError,
+    read_json,
+    verify,
+)
+from neuroprune.checkpoint.layout import widen_position_bias_
+from neuroprune.plan import Lineage, PlanError
+from neuroprune.surgery import adopt_, reshape_
+
+
+def from_pretrained(directory: Path | str, model_class: Any = None, **kwargs: Any) -> Any:
+    """Load what `save_pretrained` (or a Trainer checkpoint written after a cut) holds.
+
+    Args:
+        directory: a local directory, or the name of a hub repository.
+        model_class: class to load into, where it is not the one that was saved: a model class of
+            the same family, or an Auto class.
+        **kwargs: passed on to `model_class.from_pretrained` (dtype, device_map,
+            attn_implementation, settings of the config such as num_labels, and so on).
+
+    Returns:
+        The model, in eval mode, ready to use, train or prune further.
+
+    Raises:
+        CheckpointError: no such directory, no plan in it, or files that were truncated, altered
+            or belong to another model.
+
+    Example:
+        >>> model = neuroprune.from_pretrained("out/")  # doctest: +SKIP
+    """
+    directory = _local(directory)
+    settings = read_json(directory / "config.json")
+    lineage, layout = _read_plan(directory, settings)
+    if {"config", "state_dict", "output_loading_info"} & kwargs.keys():
+        raise CheckpointError(
+            "config, state_dict and output_loading_info come from the checkpoint; leave them out."
+        )
+    config, kwargs = _config(settings, kwargs)
+    saved_class = _saved_class(settings, directory)
+    wanted = saved_class if model_class is None else _class_for(model_class, config)
+    built = wanted if layout is not None else _replaying(wanted, lineage)
+    loaded, report = _load(built, directory, config, kwargs)
+    if wanted is saved_class and report["missing_keys"]:
+        raise CheckpointError(
+            f"{directory}: weights are missing: {', '.join(sorted(report['missing_keys']))}. "
+            "Copy the whole directory, or save the model again."
+        )
+    loaded.__class__ = wanted
+    try:
+        if layout is not None:
+            for key, value in layout.items():
+                setattr(loaded.config, key, value)
+            widen_position_bias_(loaded, lineage)
+        present = [block.name for block in anatomy_of(loaded).blocks()]
+        adopt_(loaded, lineage.restricted_to(present))
+    except (PlanError, AnatomyError) as error:
+        raise CheckpointError(f"{directory}: {error}") from error
+    return loaded
+
+
+def _local(directory: Path | str) -> Path:
+    path = Path(directory)
+    if path.is_dir():
+        return path
+    if path.exists() or not isinstance(directory, str) or str(directory).count("/") != 1:
+        raise CheckpointError(f"{directory} is not a directory; give one that was saved before.")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return Path(snapshot_download(directory, etag_timeout=3))
+    except (OSError, HFValidationError) as error:  # all of the hub's errors are one of these
+        raise CheckpointError(
+            f"{directory} is neither a local directory nor a hub repository that can be reached: "
+            f"{error}"
+        ) from error
+
+
+def _read_plan(
+    directory: Path, settings: Mapping[str, Any]
+) -> tuple[Lineage, dict[str, Any] | None]:
+    """Lineage, and the dense config values where the directory is in the stock layout."""
+    layout = None
+    if (directory / PLAN_FILE).exists():
+        plan = read_json(directory / PLAN_FILE)
+        if plan.get("checkpoint_version") != CHECKPOINT_VERSION:
+            raise CheckpointError(
+                f"{directory / PLAN_FILE}: expected checkpoint version {CHECKPOINT_VERSION}, got "
+                f"{plan.get('checkpoint_version')!r}. Update neuroprune, or save the model again."
+            )
+        verify(directory, plan.get("sha256"))
+        stored, layout = plan.get("lineage"), plan.get("stock_layout")
+        if layout is not None and not isinstance(layout, dict):
+            raise CheckpointError(
+                f"{directory / PLAN_FILE} is damaged: stock_layout is {layout!r}. Save the model "
+                "again."
+            )
+    else:
+        stored = settings.get("neuroprune")
+    if stored is None:
+        raise CheckpointError(
+            f"{directory} holds no plan ({PLAN_FILE}): it was not saved by neuroprune, or the save "
+            "was interrupted. Load a stock model with transformers' AutoModel classes."
+        )
+    try:
+        lineage = Lineage.from_dict(stored)
+    except PlanError as error:
+        raise CheckpointError(f"{directory}: {error} Save the model again.") from error
+    if lineage.model_type != settings.get("model_type"):
+        raise CheckpointError(
+            f"{directory}: the plan is of a {lineage.model_type!r} model, config.json of a "
+            f"{settings.get('model_type')!r} model. Copy the whole directory, not single files."
+        )
+    return lineage, layout
+
+
+def _saved_class(settings: Mapping[str, Any], directory: Path) -> Any:
+    import transformers
+
+    names = settings.get("architectures") or []
+    found = [getattr(transformers, name, None) for name in names]
+    if not found or found[0] is None:
+        raise CheckpointError(
+            f"{directory / 'config.json'} names the model class {names}, which this transformers "
+            "does not have. Pass model_class=..."
+        )
+    return found[0]
+
+
+def _config(settings: Mapping[str, Any], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The config that the weights are loaded into, and the keyword arguments it did not take."""
+    from transformers import AutoConfig
+
+    dense = {k: v for k, v in settings.items() if k not in ("neuroprune", "per_layer_config")}
+    kind = type(AutoConfig.for_model(dense["model_type"]))
+    return kind.from_dict(dense, return_unused_kwargs=True, **kwargs)  # type: ignore[no-any-return]
+
+
+def _class_for(model_class: Any, config: Any) -> Any:
+    """The model class meant by a class or an Auto class."""
+    mapping = getattr(model_class, "_model_mapping", None)
+    if mapping is not None:
+        if type(config) not in mapping:
+            raise CheckpointError(
+                f"{model_class.__name__} has no class for {config.model_type!r} models. Leave "
+                "model_class out to load the class that was saved."
+            )
+        found = mapping[type(config)]
+        return found[0] if isinstance(found, tuple) else found
+    expected = getattr(getattr(model_class, "config_class", None), "model_type", None)
+    if expected != config.model_type:
+        raise CheckpointError(
+            f"the checkpoint is of a {config.model_type!r} model, {model_class!r} of a "
+            f"{expected!r} model. Leave model_class out to load the class that was saved."
+        )
+    return model_class
+
+
+def _replaying(model_class: Any, lineage: Lineage) -> Any:
+    """A subclass that takes the shrunk shapes once it is built, before weights are loaded."""
+
+    def __init__(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
+        model_class.__init__(self, config, *args, **kwargs)
+        reshape_(self, lineage)
+
+    # transformers looks at a class's module and name, so the subclass carries the original's.
+    namespace = {"__init__": __init__, "__module__": model_class.__module__}
+    return type(model_class.__name__, (model_class,), namespace)
+
+
+def _load(model_class: Any, directory: Path, config: Any, kwargs: dict[str, Any]) -> Any:
+    """The loaded model and the loading report of transformers."""
+    try:
+        return model_class.from_pretrained(
+            directory, config=config, output_loading_info=True, **kwargs
+        )
+    except PlanError as error:
+        raise CheckpointError(f"{directory}: {error}") from error
+    except (RuntimeError, OSError) as error:
+        raise CheckpointError(
+            f"{directory}: the weights do not fit the plan and config saved beside them: {error}"
+        ) from error

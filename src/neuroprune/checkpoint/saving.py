@@ -1,0 +1,93 @@
+"""`save_pretrained`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from neuroprune.anatomy import Anatomy, Family, anatomy_of, family_of
+from neuroprune.checkpoint.files import (
+    CHECKPOINT_VERSION,
+    PLAN_FILE,
+    CheckpointError,
+    move_into_place,
+    read_json,
+    sha256_of,
+    unwritable,
+)
+from neuroprune.checkpoint.layout import per_layer, stock_settings, stock_state
+from neuroprune.record import write_text_atomic
+
+
+def save_pretrained(model: nn.Module, directory: Path | str, tokenizer: Any = None) -> None:
+    """Save a model, shrunk or dense, so that `from_pretrained` loads it with one call.
+
+    Everything is written beside the target first and moved into place when complete, the plan with
+    the weights' digests last: a crash leaves the old files or a directory that refuses to load.
+
+    Args:
+        model: a transformers model of a declared family, not wrapped.
+        directory: where to save; made if need be. Foreign files in it are left alone.
+        tokenizer: saved along, if given.
+
+    Raises:
+        CheckpointError: the disk is full or the directory cannot be written; what was there before
+            is untouched.
+
+    Example:
+        >>> neuroprune.save_pretrained(model, "out/", tokenizer)  # doctest: +SKIP
+    """
+    directory = Path(directory)
+    anatomy, family = anatomy_of(model), family_of(model)
+    if directory.exists() and not directory.is_dir():
+        raise CheckpointError(f"{directory} is a file; give a directory to save into.")
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        # On the file system of the target, which may be a link or a mount point.
+        near = directory if directory.is_dir() else directory.parent
+        stage = Path(tempfile.mkdtemp(prefix=".neuroprune-", dir=near))
+    except OSError as error:
+        raise unwritable(directory, error) from error
+    try:
+        _write(model, stage, anatomy, family, tokenizer)
+        move_into_place(stage, directory)
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None and "No space left" not in str(error):
+            raise
+        raise unwritable(directory, error) from error
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _write(model: Any, stage: Path, anatomy: Anatomy, family: Family, tokenizer: Any) -> None:
+    lineage = anatomy.lineage
+    overrides = stock_settings(anatomy, family)
+    state = None if overrides is None else stock_state(model, anatomy, family, overrides)
+    model.save_pretrained(stage, state_dict=state)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(stage)
+    settings = read_json(stage / "config.json")
+    settings.pop("neuroprune", None)
+    dense = None
+    if overrides is not None:
+        dense = {key: settings[key] for key in overrides}
+        settings |= overrides
+    elif family.single_stack:
+        settings["per_layer_config"] = per_layer(anatomy, family)
+    write_text_atomic(stage / "config.json", json.dumps(settings, indent=2, sort_keys=True) + "\n")
+    plan = {
+        "checkpoint_version": CHECKPOINT_VERSION,
+        "lineage": lineage.to_dict(),
+        # Stock layout: the config describes the small model, and these were the dense values.
+        "stock_layout": dense,
+        "sha256": {f.name: sha256_of(f) for f in sorted(stage.glob("*.safetensors"))},
+    }
+    write_text_atomic(stage / PLAN_FILE, json.dumps(plan, indent=2, sort_keys=True) + "\n")
