@@ -6,15 +6,17 @@ import copy
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import neuroprune
 from neuroprune.anatomy import anatomy_of
-from neuroprune.config import ConfigError, Magnitude, NeuroPrune
+from neuroprune.config import L1, ConfigError, Magnitude, NeuroPrune
 from neuroprune.pruner import NonFiniteError, PrunerError, attach
 from neuroprune.topology.sparsity import sparsity
+from tests.reference import paper
 from tests.zoo import FAMILIES, HEADS, inputs_for, logits, make_inputs, make_model
 
 
@@ -276,3 +278,173 @@ def test_bfloat16_and_autocast() -> None:
         train(half, optimizer, range(2), "t5-gated")
         pruner.finish()
     assert all(torch.isfinite(p).all() for p in half.parameters())
+
+
+# -- what each step does, against the paper in plain loops ----------------------------------------
+
+
+def groups_with_two_rates(model: nn.Module) -> list[dict[str, Any]]:
+    """MLP matrices at one learning rate, everything else at another."""
+    mlp = {id(m) for block in anatomy_of(model).mlps for m in block.matrices()}
+    first = [p for p in model.parameters() if id(p) in mlp]
+    rest = [p for p in model.parameters() if id(p) not in mlp]
+    return [{"params": rest, "lr": 0.02}, {"params": first, "lr": 0.05}]
+
+
+@pytest.mark.parametrize("family", ["bert", "bert-cross", "t5-gated"])
+def test_a_proximal_step_is_the_papers_penalty_minimised(family: str) -> None:
+    config = NeuroPrune(alpha=2.0, beta=9.0, eps=0.05, apply="prox")
+    model, plain = make_model(family).double(), make_model(family).double()
+    optimizer = torch.optim.SGD(groups_with_two_rates(model))
+    attach(model, optimizer, config)
+    train(model, optimizer, range(1), family)
+    train(plain, torch.optim.SGD(groups_with_two_rates(plain)), range(1), family)
+    for mine, before in zip(anatomy_of(model).mlps, anatomy_of(plain).mlps, strict=True):
+        for got, weight in zip(mine.matrices(), before.matrices(), strict=True):
+            w = weight.detach().numpy()
+            expected = paper.weighted_l1_prox(w, 1 / paper.connectivity(w, 0.05), 0.05 * 2.0)
+            np.testing.assert_allclose(got.detach().numpy(), expected, atol=1e-9)
+    for block, start in zip(
+        anatomy_of(model).attentions, anatomy_of(plain).attentions, strict=True
+    ):
+        for group, stored in zip(block.input_groups(), start.input_groups(), strict=True):
+            rows = np.concatenate([w.detach().numpy().T for w in stored], axis=1)
+            got = np.concatenate([w.detach().numpy().T for w in group], axis=1)
+            np.testing.assert_allclose(got, paper.group_prox(rows, 0.02 * 9.0), atol=1e-7)
+
+
+def test_l1_proximal_step_uses_the_learning_rate() -> None:
+    model, plain = make_model("bert"), make_model("bert")
+    optimizer = torch.optim.SGD(groups_with_two_rates(model))
+    attach(model, optimizer, L1(strength=0.7, apply="prox"))
+    train(model, optimizer, range(1))
+    train(plain, torch.optim.SGD(groups_with_two_rates(plain)), range(1))
+    for got, before, rate in (
+        (anatomy_of(model).mlps[0].up_proj, anatomy_of(plain).mlps[0].up_proj, 0.05),
+        (anatomy_of(model).attentions[0].o_proj, anatomy_of(plain).attentions[0].o_proj, 0.02),
+    ):
+        w = before.weight.detach()
+        expected = w.sign() * (w.abs() - rate * 0.7).clamp(min=0)
+        torch.testing.assert_close(got.weight.detach(), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        NeuroPrune(alpha=1.0, beta=1.0, apply="prox"),
+        NeuroPrune(alpha=1.0, beta=1.0, apply="penalty"),
+        Magnitude(target=0.5, begin=0.0, end=0.5, every=1),
+    ],
+)
+def test_frozen_weights_are_left_alone(config: Any) -> None:
+    model = make_model("bert")
+    frozen = list(model.bert.encoder.layer[0].parameters())
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    before = [p.detach().clone() for p in frozen]
+    with torch.no_grad():
+        frozen[0][0, 0] = before[0][0, 0] = 5e-5  # below eps, and not for finish() to touch
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
+    pruner = attach(model, optimizer, config, total_steps=3)
+    train(model, optimizer, range(3))
+    pruner.method.zero_small_(pruner.anatomy, pruner._step_sizes().get)
+    assert all(torch.equal(p, b) for p, b in zip(frozen, before, strict=True))
+    later = anatomy_of(model).mlps[1].up_proj.weight
+    assert not torch.equal(later, anatomy_of(make_model("bert")).mlps[1].up_proj.weight)
+
+
+def test_finish_sets_exactly_what_is_below_eps_to_zero() -> None:
+    model = make_model("bert")
+    weight = anatomy_of(model).mlps[0].up_proj.weight
+    with torch.no_grad():
+        weight[0, :4] = torch.tensor([0.9e-4, -0.9e-4, 1.0e-4, -2e-4])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    attach(model, optimizer, NeuroPrune(alpha=0.0, beta=0.0, theta=0.0, eps=1e-4)).finish()
+    left = anatomy_of(model).mlps[0].up_proj.weight[0, :4]
+    torch.testing.assert_close(left.detach(), torch.tensor([0.0, 0.0, 1.0e-4, -2e-4]))
+
+
+def test_finish_chooses_again_only_after_a_step() -> None:
+    model = make_model("bert")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    pruner = attach(model, optimizer, NeuroPrune())
+    calls = []
+    select = pruner.method.select
+    pruner.method.select = lambda anatomy, budget=None: calls.append(1) or select(anatomy)
+    train(model, optimizer, range(1))
+    pruner.prune()
+    pruner.finish()
+    assert len(calls) == 1
+    pruner = attach(model, optimizer, NeuroPrune())
+    pruner.method.select = lambda anatomy, budget=None: calls.append(1) or select(anatomy)
+    pruner.prune()
+    train(model, optimizer, range(1))
+    pruner.finish()
+    assert len(calls) == 3
+
+
+def test_magnitude_masks_follow_a_cut() -> None:
+    model = make_model("bert")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    pruner = attach(model, optimizer, Magnitude(target=0.6, begin=0.0, end=0.3, every=1), 10)
+    train(model, optimizer, range(4))
+    shrink = neuroprune.ShrinkPlan({"encoder.layer.0.attention": [0]})
+    pruner._cut(shrink)
+    matrix = anatomy_of(model).attentions[0].q_proj.weight
+    masked = (matrix == 0).clone()
+    assert masked.any()
+    train(model, optimizer, range(4, 6))
+    assert bool((matrix[masked] == 0).all())
+
+
+def test_an_empty_layer_is_no_obstacle() -> None:
+    """Neither to the NaN check, nor to the penalty, nor to an optimizer that counts entries."""
+    model = make_model("bert").train()
+    optimizer = torch.optim.Adafactor(model.parameters(), lr=1e-3)
+    pruner = attach(model, optimizer, NeuroPrune(alpha=1e-3, beta=1e-3))
+    train(model, optimizer, range(1))
+    everything = range(anatomy_of(model).mlps[0].d_ff)
+    pruner._cut(
+        neuroprune.ShrinkPlan(
+            {"encoder.layer.1.attention": range(HEADS)},
+            {f"encoder.layer.{i}.mlp": everything for i in (0, 1)},
+        )
+    )
+    assert torch.isfinite(pruner.penalty())
+    train(model, optimizer, range(1, 3))
+    good = copy.deepcopy(model)
+    (model(**make_inputs("bert")).loss * float("nan")).backward()
+    with pytest.raises(NonFiniteError):
+        optimizer.step()
+    assert parameters_equal(model, good)
+
+
+def test_one_infinite_entry_in_one_large_gradient_is_seen() -> None:
+    model = make_model("bert").train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    attach(model, optimizer, NeuroPrune())
+    model(**make_inputs("bert")).loss.backward()
+    model.bert.embeddings.word_embeddings.weight.grad[3, 3] = float("inf")
+    with pytest.raises(NonFiniteError):
+        optimizer.step()
+
+
+def test_cutting_without_the_optimizer_is_noticed_at_the_next_step() -> None:
+    model = make_model("bert")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    attach(model, optimizer, NeuroPrune())
+    neuroprune.shrink_(model, neuroprune.ShrinkPlan({"encoder.layer.0.attention": [0]}))
+    with pytest.raises(PrunerError, match="Pass the optimizer"):
+        train(model, optimizer, range(1))
+
+
+def test_group_steps_and_maximising_optimizers_are_refused_at_the_start() -> None:
+    model = make_model("bert")
+    query = model.bert.encoder.layer[0].attention.self.query.weight
+    rest = [p for p in model.parameters() if p is not query]
+    split = torch.optim.SGD([{"params": [query], "lr": 0.2}, {"params": rest, "lr": 0.1}])
+    with pytest.raises(ConfigError, match="one learning rate"):
+        attach(model, split, NeuroPrune(apply="prox"))
+    attach(model, split, NeuroPrune(apply="penalty")).detach()
+    with pytest.raises(PrunerError, match="maximize=False"):
+        attach(model, torch.optim.SGD(model.parameters(), lr=0.1, maximize=True), NeuroPrune())

@@ -175,6 +175,7 @@ def test_resuming_without_the_callbacks_state_is_refused(tmp_path: Path) -> None
         ),
         ({"torch_compile": True}, "torch_compile.*compile the finished model"),
         ({"auto_find_batch_size": True}, "auto_find_batch_size"),
+        ({"restore_callback_states_from_checkpoint": True}, "restores itself"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_at_the_start(
@@ -224,3 +225,29 @@ def test_importing_the_callback_is_what_imports_transformers() -> None:
         "neuroprune.NeuroPruneCallback; assert 'transformers' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_checkpoint_carries_the_plan_also_before_the_first_cut(tmp_path: Path) -> None:
+    nothing = NeuroPrune(alpha=0.0, beta=0.0, theta=0.0, eps=0.0)
+    model = make_model("bert")
+    trainer = trainer_for(model, tmp_path, nothing, num_train_epochs=1)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "saved"))
+    for directory in (tmp_path / "checkpoint-3", tmp_path / "saved"):
+        assert equal(neuroprune.from_pretrained(directory), model)
+
+
+def test_an_interrupted_training_can_be_started_again(tmp_path: Path) -> None:
+    trainer = trainer_for(make_model("bert"), tmp_path, save_strategy="no", num_train_epochs=1)
+    stop, step = [True], trainer.training_step
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        if stop and stop.pop():
+            raise KeyboardInterrupt
+        return step(*args, **kwargs)
+
+    trainer.training_step = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    trainer.train()
+    assert trainer.state.global_step == 3

@@ -165,6 +165,36 @@ def test_a_graph_from_before_the_cut_can_still_be_used() -> None:
     assert step(model, optimizer, 2, "bert") > 0
 
 
+def test_a_graph_from_before_a_merge_can_still_be_used() -> None:
+    model = make_model("bert").train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    loss = model(**make_inputs("bert")).loss
+    shrink_(model, ShrinkPlan(merge_heads={"encoder.layer.0.attention": {0: 1}}), optimizer)
+    loss.backward()
+
+
+def test_a_state_of_one_entry_is_sliced_with_its_parameter() -> None:
+    model = make_model("bert").train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    name = anatomy_of(model).mlps[0].name
+    for units in (range(1, anatomy_of(model).mlps[0].d_ff), [0]):
+        shrink_(model, ShrinkPlan(remove_neurons={name: units}), optimizer)
+        step(model, optimizer, 0, "bert")
+
+
+def test_optimizers_that_cannot_follow_are_refused() -> None:
+    model = make_model("bert")
+    plan = ShrinkPlan({"encoder.layer.0.attention": [0]})
+    with pytest.raises(OptimizerStateError, match="LBFGS"):
+        shrink_(model, plan, torch.optim.LBFGS(model.parameters()))
+    other = torch.optim.SGD(make_model("bert").parameters(), lr=0.1)
+    with pytest.raises(OptimizerStateError, match="none of this model's parameters"):
+        shrink_(model, plan, other)
+    schedule = torch.optim.lr_scheduler.ConstantLR(other)
+    with pytest.raises(TypeError, match="scheduler"):
+        shrink_(model, plan, schedule)
+
+
 def test_an_unknown_state_shape_is_refused_before_anything_changes() -> None:
     model = make_model("bert").train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)

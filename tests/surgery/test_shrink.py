@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import random
 
 import pytest
@@ -266,8 +267,64 @@ def test_flash_attention_is_refused_for_a_shared_position_bias() -> None:
     for module in model.modules():
         if hasattr(module, "config"):
             module.config._attn_implementation_internal = "flash_attention_2"
-    with pytest.raises(ValueError, match="'sdpa' or 'eager'"):
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(PlanError, match="'sdpa' or 'eager'"):
         shrink_(model, ShrinkPlan(remove_heads={"encoder.block.0.layer.0.SelfAttention": [0]}))
+    assert all(torch.equal(v, model.state_dict()[k]) for k, v in before.items())
+
+
+def test_the_attention_implementation_can_be_changed_after_a_cut() -> None:
+    masked = make_model("t5")
+    heads, neurons = random_units(masked, 1)
+    silence_(anatomy_of(masked), heads, neurons)
+    shrunk = copy.deepcopy(masked)
+    shrink_(shrunk, ShrinkPlan(heads, neurons))
+    inputs = make_inputs("t5")
+    for implementation in ("eager", "sdpa", "eager"):
+        shrunk.set_attn_implementation(implementation)
+        again = copy.deepcopy(shrunk)
+        for model in (shrunk, again):
+            torch.testing.assert_close(
+                logits(model, inputs), logits(masked, inputs), rtol=0, atol=1e-5
+            )
+
+
+@pytest.mark.parametrize("layer", ["gate_proj", "up_proj"])
+def test_a_gated_neuron_is_silent_by_one_zero_row(layer: str) -> None:
+    model = make_model("t5-gated")
+    with torch.no_grad():
+        for block in anatomy_of(model).mlps:
+            getattr(block, layer).weight[[2, 3]] = 0
+    plan = dead_units(anatomy_of(model))
+    assert all(plan.remove_neurons[b.name] == (2, 3) for b in anatomy_of(model).mlps)
+    inputs = make_inputs("t5-gated")
+    before = logits(model, inputs)
+    shrink_(model, plan)
+    torch.testing.assert_close(logits(model, inputs), before, rtol=0, atol=1e-5)
+
+
+def test_masks_are_read_as_masks_and_plans_as_plans() -> None:
+    mask = torch.tensor([False, True])
+    with pytest.raises(PlanError, match="integer indices"):
+        ShrinkPlan(remove_neurons={"encoder.layer.0.mlp": mask})
+    kept = ShrinkPlan(remove_neurons={"encoder.layer.0.mlp": mask.nonzero().flatten()})
+    assert kept.remove_neurons["encoder.layer.0.mlp"] == (1,)
+    with pytest.raises(PlanError, match="expected a ShrinkPlan"):
+        # Without the shape checks of the tests, which would refuse it first.
+        inspect.unwrap(shrink_)(make_model("bert"), {"remove_heads": {}})
+
+
+def test_parametrised_and_partly_compiled_models_are_refused() -> None:
+    from torch.nn.utils import prune
+
+    model = make_model("bert")
+    prune.random_unstructured(model.bert.encoder.layer[0].intermediate.dense, "weight", 0.5)
+    with pytest.raises(AnatomyError, match="remove parametrisations"):
+        anatomy_of(model)
+    model = make_model("bert")
+    model.bert.encoder.layer[0] = torch.compile(model.bert.encoder.layer[0])
+    with pytest.raises(WrappedModelError, match="a part of it"):
+        anatomy_of(model)
 
 
 def test_frozen_parameters_stay_frozen_and_gradients_follow() -> None:

@@ -128,6 +128,8 @@ def add_grad_(parameter: Tensor, gradient: Tensor, scale: float) -> None:
         gradient: of its shape; may be overwritten.
         scale: the factor.
     """
+    if parameter.numel() == 0:
+        return
     if parameter.grad is None:
         parameter.grad = gradient.mul_(scale)
     else:
