@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ def _relabelled(split: Split, number: _Numbering, place: str) -> Split:
     return Split({**split.columns, "label": number(split.columns["label"], place)})
 
 
-class _Source:
+class _Source(ABC):
     """Where splits come from. Subclasses say which there are and read one."""
 
     splits: tuple[str, ...]
@@ -105,8 +106,9 @@ class _Source:
             )
         return Split(columns)
 
+    @abstractmethod
     def _columns(self, split: str) -> dict[str, list[Any]]:
-        raise NotImplementedError
+        """Role -> values of one split."""
 
     def place(self, split: str) -> str:
         """Where a split is, for messages."""
