@@ -61,14 +61,6 @@ def quiet_libraries() -> None:
     logging.disable_progress_bar()
 
 
-def set_threads(threads: int | None) -> None:
-    """Use this many compute threads; None leaves torch's own choice."""
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
-
-
 def exit_code_of(error: BaseException) -> int | None:
     """The exit code of an error that a user can act on, None for a defect of the program."""
     if isinstance(error, KeyboardInterrupt):

@@ -37,14 +37,13 @@ def check_implementation(anatomy: Anatomy, plan: ShrinkPlan) -> None:
             _check_stock((config._attn_implementation or "eager").removeprefix(PREFIX))
 
 
-def install_(model: nn.Module, anatomy: Anatomy) -> None:
+def install_(anatomy: Anatomy) -> None:
     """Make every block with a shared position bias use the columns of the heads it kept.
 
     Safe to call again after a further cut. Families without a shared bias need nothing.
 
     Args:
-        model: the transformers model, already cut.
-        anatomy: its blocks, with the lineage after the cut.
+        anatomy: the blocks of a model already cut, with the lineage after the cut.
 
     Raises:
         PlanError: the attention implementation takes no position bias.

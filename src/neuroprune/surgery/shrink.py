@@ -120,7 +120,7 @@ def adopt_(model: nn.Module, lineage: Lineage) -> None:
     """
     own_config_(model).neuroprune = lineage.to_dict()
     anatomy = anatomy_of(model)
-    install_(model, anatomy)
+    install_(anatomy)
     for layer in anatomy.linears():
         skip_empty_gradients_(layer)
 
