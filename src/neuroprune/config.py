@@ -9,9 +9,17 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Self
 
-
-class ConfigError(ValueError):
-    """A configuration value is outside what it may be; the message says what may be."""
+from neuroprune.errors import ConfigError
+from neuroprune.targets import (
+    Flops,
+    Heads,
+    Latency,
+    Parameters,
+    Structural,
+    Target,
+    Weights,
+    parse_targets,
+)
 
 
 class Apply(StrEnum):
@@ -26,6 +34,46 @@ class Structure(StrEnum):
 
     WEIGHTS = "weights"
     UNITS = "units"
+
+
+class Connectivity(StrEnum):
+    """What makes a unit rich, in target mode.
+
+    fisher: running mean of (sum_j w_j dL/dw_j)^2 over the unit's outgoing weights.
+    strength: mean squared weight, in and out.
+    activity: mean squared activation times the squared norm of the outgoing weights.
+    mixed: geometric mean of fisher and activity, each relative to the model's mean.
+    """
+
+    FISHER = "fisher"
+    STRENGTH = "strength"
+    ACTIVITY = "activity"
+    MIXED = "mixed"
+
+
+class Redundancy(StrEnum):
+    """How the likeness of two heads is measured.
+
+    weights: l_inf distance of the weight blocks (the paper).
+    circuit: the QK and OV products, whatever basis they are written in.
+    output: the heads' outputs on the training batches.
+    """
+
+    WEIGHTS = "weights"
+    CIRCUIT = "circuit"
+    OUTPUT = "output"
+
+
+class Dominating(StrEnum):
+    """How the heads that stand for others are found.
+
+    paper: the one-pass rule of Algorithm 3. greedy: the head that stands for most, again and again.
+    exact: a minimum dominating set, by integer programming.
+    """
+
+    PAPER = "paper"
+    GREEDY = "greedy"
+    EXACT = "exact"
 
 
 def check_finite(owner: object, name: str, low: float, high: float = math.inf) -> None:
@@ -88,24 +136,47 @@ class Config:
         return cls(**data)
 
 
+_PAPER_ONLY = ("alpha", "beta", "apply")
+
+
 @dataclass(frozen=True, kw_only=True)
 class NeuroPrune(Config):
-    """The paper's method: preferential attachment, row groups and redundant heads.
+    """Preferential attachment and redundant heads: the paper's method, or one knob.
 
+    *Paper mode*, without a target:
     task loss + alpha * sum_layers [R_mlp(L_in) + R_mlp(L_out)] + beta * sum_layers R_attn(A),
     and after every epoch the removal of heads within l_inf distance theta of a dominating head.
 
+    *Target mode*: ask for a size, a speed or a number of heads. Whole heads and neurons compete in
+    one ranking of connectivity per unit of cost; the poorest are pushed, the harder the poorer,
+    and removed physically while training goes on, along a cubic schedule from `begin` to `end` of
+    the training. The last cut meets the target; what follows is recovery.
+
     Args:
-        alpha: strength of the connectivity-weighted l1 penalty on the MLP matrices.
-        beta: strength of the group l_1^(1/2) penalty on the rows of [Q, K, V].
-        theta: two heads whose weight blocks differ by at most theta in every entry are similar.
-            0 merges exact copies only.
+        alpha: strength of the connectivity-weighted l1 penalty on the MLP matrices (paper mode).
+        beta: strength of the group l_1^(1/2) penalty on the rows of [Q, K, V] (paper mode).
+        theta: two heads at most theta apart are similar; 0 finds exact copies only. Of weight
+            blocks, the l_inf distance; of circuits and outputs, 1 - similarity.
         eps: a weight below eps in absolute value counts as no connection.
         apply: "penalty" adds the penalty's gradient before the optimizer step (the paper);
             "prox" takes the exact proximal step after it (exact zeros, any optimizer).
+        target: what is asked for: a structural sparsity such as 0.8, a target such as
+            `Flops(0.25)`, its text ("flops:0.25"), or a pair with `Heads(n)`. None: paper mode.
+        connectivity: what makes a unit rich; see `Connectivity`.
+        redundancy: how the likeness of heads is measured; None is "weights" in paper mode and no
+            merging in target mode.
+        dominating: how the heads that stand for others are found.
+        begin: share of the training before the first cut (target mode).
+        end: share of the training after which nothing more is removed (target mode).
+        teacher: "dense" (the model as it was at `attach`) or a directory or hub name: its logits
+            are distilled. None: off.
+        repair: least-squares repair of the output projections at every cut.
+        snapshots: structural sparsities at which a reloadable model is saved on the way.
+        uniform: equal shapes in all layers, rounded to multiples that hardware likes.
 
     Raises:
-        ConfigError: a value is negative, NaN or infinite, or `apply` is unknown.
+        ConfigError: a value is negative, NaN or infinite, a choice is unknown, or settings of the
+            two modes are mixed.
 
     Reference: Dhurandhar et al. (2024), arXiv 2404.01306, section 3.
     """
@@ -115,11 +186,101 @@ class NeuroPrune(Config):
     theta: float = 0.15
     eps: float = 1e-4
     apply: Apply | str = Apply.PENALTY
+    target: Any = None
+    connectivity: Connectivity | str = Connectivity.FISHER
+    redundancy: Redundancy | str | None = None
+    dominating: Dominating | str = Dominating.PAPER
+    begin: float = 0.05
+    end: float = 0.6
+    teacher: str | None = None
+    repair: bool = False
+    snapshots: tuple[float, ...] = ()
+    uniform: bool = False
 
     def __post_init__(self) -> None:
         for name in ("alpha", "beta", "theta", "eps"):
             check_finite(self, name, 0.0)
+        for name in ("begin", "end"):
+            check_finite(self, name, 0.0, 1.0)
         check_choice(self, "apply", Apply)
+        check_choice(self, "connectivity", Connectivity)
+        check_choice(self, "dominating", Dominating)
+        if self.redundancy is not None:
+            check_choice(self, "redundancy", Redundancy)
+        for name in ("repair", "uniform"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"NeuroPrune.{name} must be true or false.")
+        if self.teacher is not None and (not isinstance(self.teacher, str) or not self.teacher):
+            raise ConfigError(
+                'NeuroPrune.teacher must be "dense", a directory or a hub name; pass a model that '
+                f"is in memory as attach(..., teacher=model). Got {self.teacher!r}."
+            )
+        object.__setattr__(self, "snapshots", _snapshots(self.snapshots))
+        if self.target is None:
+            self._check_paper_mode()
+        else:
+            object.__setattr__(self, "target", parse_targets(self.target))
+            self._check_target_mode()
+
+    def _check_paper_mode(self) -> None:
+        changed = [n for n in _TARGET_ONLY if getattr(self, n) != _default(n)]
+        if changed:
+            raise ConfigError(
+                f"NeuroPrune.{', '.join(changed)} belong to target mode: give target, too, such "
+                "as NeuroPrune(target=0.8)."
+            )
+
+    def _check_target_mode(self) -> None:
+        changed = [n for n in _PAPER_ONLY if getattr(self, n) != _default(n)]
+        if changed:
+            raise ConfigError(
+                f"NeuroPrune.{', '.join(changed)} belong to the paper's mode; with a target the "
+                "pressure is found while training. Give either the one or the other."
+            )
+        if self.begin >= self.end:
+            raise ConfigError(f"NeuroPrune.begin ({self.begin}) must be before end ({self.end}).")
+        size = self.target[0]
+        if self.snapshots and not (
+            isinstance(size, Structural) and self.snapshots[-1] <= size.sparsity
+        ):
+            raise ConfigError(
+                f"NeuroPrune.snapshots {list(self.snapshots)} are structural sparsities on the way "
+                f"to the target; they need a structural target that is not below them, got {size}."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON- and TOML-ready form; what belongs to the other mode is left out."""
+        out = super().to_dict()
+        for name in _TARGET_ONLY if self.target is None else _PAPER_ONLY:
+            out.pop(name, None)
+        if self.dominating is Dominating.PAPER:
+            out.pop("dominating")
+        if self.target is not None:
+            out["target"] = [str(t) for t in self.target]
+            out["snapshots"] = list(self.snapshots)
+        return out
+
+
+_TARGET_ONLY = tuple(
+    f.name
+    for f in dataclasses.fields(NeuroPrune)
+    if f.name
+    not in {"alpha", "beta", "theta", "eps", "apply", "target", "redundancy", "dominating"}
+)
+
+
+def _default(name: str) -> Any:
+    return NeuroPrune.__dataclass_fields__[name].default
+
+
+def _snapshots(values: Any) -> tuple[float, ...]:
+    try:
+        out = tuple(sorted({Structural(v).sparsity for v in values}))
+    except TypeError:
+        raise ConfigError(
+            f"NeuroPrune.snapshots must be structural sparsities such as [0.5, 0.8], got {values!r}."
+        ) from None
+    return out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,3 +373,29 @@ def method_name(config: Config) -> str:
         f"{type(config).__name__} is not the configuration of a method that ships: "
         f"{', '.join(METHODS)}."
     )
+
+
+__all__ = [
+    "L1",
+    "METHODS",
+    "Apply",
+    "Config",
+    "ConfigError",
+    "Connectivity",
+    "Dominating",
+    "Flops",
+    "Heads",
+    "Latency",
+    "Magnitude",
+    "NeuroPrune",
+    "Parameters",
+    "Redundancy",
+    "Structural",
+    "Structure",
+    "Target",
+    "Weights",
+    "check_choice",
+    "check_finite",
+    "method_config",
+    "method_name",
+]
