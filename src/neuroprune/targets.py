@@ -212,4 +212,4 @@ def parse_targets(value: Any) -> tuple[Target, ...]:
             "a weight sparsity counts zeros inside heads that stay, so it cannot be combined with "
             "a number of heads. Use Structural(...) with Heads(...)."
         )
-    return tuple(others + heads)
+    return (*others, *heads)

@@ -1,0 +1,94 @@
+"""The named choices of configurations, and the checks of their fields."""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+
+from neuroprune.errors import ConfigError
+
+
+class Apply(StrEnum):
+    """How a penalty acts: inside the gradient (the paper) or as a decoupled proximal step."""
+
+    PENALTY = "penalty"
+    PROX = "prox"
+
+
+class Structure(StrEnum):
+    """What `Magnitude` removes: single weights or whole heads and neurons."""
+
+    WEIGHTS = "weights"
+    UNITS = "units"
+
+
+class Connectivity(StrEnum):
+    """What makes a unit rich, in target mode.
+
+    fisher: running mean of (sum_j w_j dL/dw_j)^2 over the unit's outgoing weights.
+    strength: mean squared weight, in and out.
+    activity: mean squared activation times the squared norm of the outgoing weights.
+    mixed: geometric mean of fisher and activity, each relative to the model's mean.
+    """
+
+    FISHER = "fisher"
+    STRENGTH = "strength"
+    ACTIVITY = "activity"
+    MIXED = "mixed"
+
+
+class Redundancy(StrEnum):
+    """How the likeness of two heads is measured.
+
+    weights: l_inf distance of the weight blocks (the paper).
+    circuit: the QK and OV products, whatever basis they are written in.
+    output: the heads' outputs on the training batches.
+    """
+
+    WEIGHTS = "weights"
+    CIRCUIT = "circuit"
+    OUTPUT = "output"
+
+
+class Dominating(StrEnum):
+    """How the heads that stand for others are found.
+
+    paper: the one-pass rule of Algorithm 3. greedy: the head that stands for most, again and again.
+    exact: a minimum dominating set, by integer programming.
+    """
+
+    PAPER = "paper"
+    GREEDY = "greedy"
+    EXACT = "exact"
+
+
+def check_finite(owner: object, name: str, low: float, high: float = math.inf) -> None:
+    """Refuse a field of a configuration that is not a finite number in [low, high].
+
+    Raises:
+        ConfigError: the value is no number, NaN, infinite or outside the range.
+    """
+    value = getattr(owner, name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigError(f"{type(owner).__name__}.{name}: expected a number, got {value!r}.")
+    if not math.isfinite(value) or not low <= value <= high:
+        bound = f">= {low:g}" if high == math.inf else f"in [{low:g}, {high:g}]"
+        raise ConfigError(
+            f"{type(owner).__name__}.{name} must be a finite number {bound}, got {value!r}."
+        )
+
+
+def check_choice(owner: object, name: str, kind: type[StrEnum]) -> None:
+    """Map a field given as a string to its typed choice, once.
+
+    Raises:
+        ConfigError: the string is none of the choices.
+    """
+    value = getattr(owner, name)
+    try:
+        object.__setattr__(owner, name, kind(value))
+    except ValueError:
+        names = ", ".join(repr(str(k)) for k in kind)
+        raise ConfigError(
+            f"{type(owner).__name__}.{name} must be one of {names}, got {value!r}."
+        ) from None
