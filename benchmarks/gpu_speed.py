@@ -23,7 +23,7 @@ import torch
 
 import neuroprune
 from neuroprune import ShrinkPlan
-from neuroprune.evaluation.inputs import sample_inputs
+from neuroprune.anatomy.inputs import sample_inputs
 from neuroprune.evaluation.size import size_report
 from neuroprune.evaluation.speed import compare_speed
 from neuroprune.record import RunRecord, environment

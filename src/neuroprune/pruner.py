@@ -135,9 +135,11 @@ class Pruner:
         """
         self._refuse_finished()
         if self._cut_at_step != self.steps:
-            self.prune()
+            self._cut(self.method.last_cut(self.anatomy))
+            self._cut_at_step = self.steps
         self.method.zero_small_(self.anatomy, self._step_sizes().get)
-        self._cut(dead_units(self.anatomy))
+        if self.method.removes_dead_units:
+            self._cut(dead_units(self.anatomy))
         self.detach()
         return self.removed
 
@@ -146,6 +148,7 @@ class Pruner:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
+        self.method.teardown()
         _ATTACHED.discard(self.optimizer)
 
     def state_dict(self) -> dict[str, Any]:
@@ -220,6 +223,7 @@ class Pruner:
             return
         self.method.prox_(self.anatomy, self._step_sizes().get)
         self.steps += 1
+        self._cut(self.method.cut_now(self.anatomy))
 
     def _step_sizes(self) -> dict[Tensor, float]:
         """Learning rate of every parameter that is trained."""

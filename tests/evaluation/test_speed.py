@@ -17,7 +17,7 @@ class Clock:
     def __init__(self, monkeypatch):
         self.now = 0.0
         self.calls: list[str] = []
-        monkeypatch.setattr("neuroprune.evaluation.speed.time.perf_counter", lambda: self.now)
+        monkeypatch.setattr("neuroprune.control.stopwatch.time.perf_counter", lambda: self.now)
 
     def function(self, name, *durations):
         turns = iter(durations)

@@ -141,6 +141,7 @@ class Anatomy:
 
     Args:
         model_type: the family's key, `config.model_type`.
+        model: the whole model, with its head.
         root: the module that the block names are relative to.
         attentions: attention blocks.
         mlps: MLP blocks.
@@ -148,6 +149,7 @@ class Anatomy:
     """
 
     model_type: str
+    model: nn.Module
     root: nn.Module
     attentions: tuple[AttentionBlock, ...]
     mlps: tuple[MLPBlock, ...]

@@ -102,7 +102,8 @@ def anatomy_of(model: nn.Module) -> Anatomy:
         )
     order = {name: i for i, (name, _) in enumerate(root.named_modules())}
     attentions = tuple(sorted(attentions, key=lambda b: order[b.name]))
-    return Anatomy(family.model_type, root, attentions, mlps, _lineage(root, attentions, mlps))
+    lineage = _lineage(root, attentions, mlps)
+    return Anatomy(family.model_type, model, root, attentions, mlps, lineage)
 
 
 def refuse_wrapped(model: nn.Module) -> None:

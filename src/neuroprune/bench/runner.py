@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
+from neuroprune.anatomy.inputs import sample_inputs
 from neuroprune.bench.config import RunConfig
 from neuroprune.bench.progress import Progress
 from neuroprune.bench.training import RunError, TrainingResult, fine_tune
 from neuroprune.checkpoint import save_pretrained
 from neuroprune.config import Config, ConfigError, method_name
-from neuroprune.evaluation.inputs import sample_inputs
 from neuroprune.evaluation.quality import EvaluationError, evaluate
 from neuroprune.evaluation.size import size_report
 from neuroprune.evaluation.speed import compare_speed

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,12 @@ class Curve:
 
     @classmethod
     def linear(cls, units: int, per_unit: float) -> Curve:
-        """per_unit * n, for n up to `units`."""
+        """per_unit * n, for n up to `units`.
+
+        Args:
+            units: of the block; a block without units costs nothing.
+            per_unit: cost of each, >= 0.
+        """
         return cls((0, max(units, 1)), (0.0, per_unit * max(units, 1)))
 
     def at(self, units: int) -> float:
@@ -54,7 +61,7 @@ class Curve:
 
     @property
     def per_unit(self) -> float:
-        """Mean cost of a unit."""
+        """Mean cost of a unit; 0 where units cost nothing."""
         return (self.costs[-1] - self.costs[0]) / self.units[-1]
 
 
@@ -79,3 +86,48 @@ class CostModel:
             counts: block name -> units kept.
         """
         return self.fixed + sum(curve.at(counts[name]) for name, curve in self.curves.items())
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form; `from_dict` reads it back."""
+        curves = {name: [list(c.units), list(c.costs)] for name, c in self.curves.items()}
+        return {"unit": self.unit, "fixed": self.fixed, "curves": curves}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> CostModel:
+        """Read what `to_dict` wrote.
+
+        Args:
+            data: that dictionary.
+        """
+        curves = {name: Curve(tuple(u), tuple(c)) for name, (u, c) in data["curves"].items()}
+        return cls(data["unit"], data["fixed"], curves)
+
+
+def cheapest_and_dearest(
+    curves: Sequence[Curve], choices: Sequence[Iterable[int]], total: int
+) -> tuple[float, float]:
+    """Least and greatest cost of blocks that keep `total` units between them.
+
+    best_b(n) = min (max) over u in choices_b of best_{b-1}(n - u) + curve_b(u)
+
+    Args:
+        curves: one per block.
+        choices: numbers of units that each block may keep.
+        total: units of all of them.
+
+    Returns:
+        The two costs; (inf, -inf) where no choice adds up to `total`.
+    """
+    low: dict[int, float] = {0: 0.0}
+    high = dict(low)
+    for curve, allowed in zip(curves, choices, strict=True):
+        costs = {u: curve.at(u) for u in allowed}
+        cheapest: dict[int, float] = {}
+        dearest: dict[int, float] = {}
+        for n in low:
+            for u, cost in costs.items():
+                if n + u <= total:
+                    cheapest[n + u] = min(cheapest.get(n + u, math.inf), low[n] + cost)
+                    dearest[n + u] = max(dearest.get(n + u, -math.inf), high[n] + cost)
+        low, high = cheapest, dearest
+    return low.get(total, math.inf), high.get(total, -math.inf)

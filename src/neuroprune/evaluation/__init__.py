@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from neuroprune.evaluation.inputs import sample_inputs
+from neuroprune.anatomy.inputs import sample_inputs
 from neuroprune.evaluation.quality import EvaluationError, evaluate
 from neuroprune.evaluation.size import SizeReport, bytes_on_disk, count_flops, size_report
 from neuroprune.evaluation.speed import (

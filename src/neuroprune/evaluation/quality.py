@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from neuroprune.evaluation.inputs import device_of, evaluating, to_device
+from neuroprune.anatomy.inputs import device_of, evaluating, to_device
 from neuroprune.tasks.data import TaskData
 from neuroprune.tasks.metrics import score
 from neuroprune.tasks.presets import Kind

@@ -10,7 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from neuroprune.anatomy import Anatomy, anatomy_of
-from neuroprune.evaluation.inputs import evaluating
+from neuroprune.anatomy.inputs import count_flops
+from neuroprune.methods.goals import unit_counts, unit_parameters
 from neuroprune.topology.sparsity import sparsity
 
 
@@ -93,16 +94,13 @@ def removed_parameters(anatomy: Anatomy) -> int:
     Args:
         anatomy: the model's blocks.
     """
-    total = 0
-    for block in anatomy.attentions:
-        biases = sum(p.bias is not None for p in (block.q_proj, block.k_proj, block.v_proj))
-        gone = anatomy.lineage.heads[block.name] - block.num_heads
-        total += gone * (block.weights_per_head + biases * block.head_dim)
-    for mlp in anatomy.mlps:
-        biases = sum(layer.bias is not None for layer in mlp.fan_in())
-        gone = anatomy.lineage.neurons[mlp.name] - mlp.d_ff
-        total += gone * (mlp.weights_per_neuron + biases)
-    return total
+    dense = {**anatomy.lineage.heads, **anatomy.lineage.neurons}
+    counts = unit_counts(anatomy)
+    removed = (
+        (dense[block.name] - counts[block.name]) * unit_parameters(block)
+        for block in anatomy.blocks()
+    )
+    return round(sum(removed))
 
 
 def bytes_on_disk(directory: Path | str) -> int:
@@ -118,25 +116,6 @@ def bytes_on_disk(directory: Path | str) -> int:
     if not directory.is_dir():
         raise FileNotFoundError(f"{directory} is not a directory: save the model there first.")
     return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
-
-
-def count_flops(model: nn.Module, sample_inputs: Mapping[str, Tensor]) -> int:
-    """Floating-point operations of one forward pass: 2 for each multiply-add of a matrix product.
-
-    Attention is counted as its two matrix products, whatever kernel the device would use. Zeros in
-    a dense matrix count like any other weight: only what was removed lowers the number.
-
-    Args:
-        model: the model; its mode is kept.
-        sample_inputs: keyword arguments of the forward pass.
-    """
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.utils.flop_counter import FlopCounterMode
-
-    # The fused kernel of CPUs has no entry in the counter's table; the plain one is counted.
-    with evaluating(model), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model(**sample_inputs)
-    return int(counter.get_total_flops())
 
 
 __all__ = ["SizeReport", "bytes_on_disk", "count_flops", "removed_parameters", "size_report"]

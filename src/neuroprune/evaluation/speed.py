@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -14,7 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from neuroprune.evaluation.inputs import device_of, evaluating
+from neuroprune.anatomy.inputs import device_of, evaluating
+from neuroprune.control.stopwatch import interleaved
 
 CONFIDENCE = 0.95
 _RESAMPLES = 2000
@@ -227,19 +226,7 @@ def _forward(model: Any, inputs: Mapping[str, Any]) -> Any:
 def _compare(
     calls: Mapping[str, Callable[[], Any]], repeats: int, warmup: int, device: torch.device
 ) -> Comparison:
-    if not calls or repeats < 1 or warmup < 0:
-        raise ValueError(
-            f"expected something to time, repeats >= 1 and warmup >= 0; got {len(calls)} to time, "
-            f"repeats = {repeats}, warmup = {warmup}."
-        )
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(warmup):
-        for function in calls.values():
-            function()
-    gc.collect()
-    for _ in range(repeats):
-        for name, function in calls.items():
-            seconds[name].append(_timed(function, device))
+    seconds = interleaved(calls, repeats, warmup, device)
     baseline = next(iter(calls))
     return Comparison(
         baseline,
@@ -250,22 +237,6 @@ def _compare(
             if name != baseline
         },
     )
-
-
-def _timed(function: Callable[[], Any], device: torch.device) -> float:
-    if device.type != "cuda":
-        start = time.perf_counter()
-        function()
-        return time.perf_counter() - start
-    with torch.cuda.device(device):
-        torch.cuda.synchronize()
-        start_event, end_event = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start_event.record()
-        function()
-        end_event.record()
-        torch.cuda.synchronize()
-        milliseconds: float = start_event.elapsed_time(end_event)
-    return milliseconds / 1e3
 
 
 def ratio_of_medians(

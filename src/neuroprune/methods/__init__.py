@@ -45,7 +45,7 @@ def method_for(config: Config | Method, total_steps: int | None = None) -> Metho
             f"expected a method configuration ({known}) or a Method, got {config!r}. See "
             "docs/adding_a_method.md."
         )
-    return _METHODS[type(config)](config, total_steps)
+    return _METHODS[type(config)].variant(config)(config, total_steps)
 
 
 __all__ = ["Method", "dead_units", "method_for", "register_method"]

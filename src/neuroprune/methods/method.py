@@ -29,6 +29,16 @@ class Method(Generic[ConfigT]):
     """
 
     config_type: ClassVar[type[Config]]
+    removes_dead_units: ClassVar[bool] = True  # when training ends, beyond what was selected
+
+    @classmethod
+    def variant(cls, config: Config) -> type[Method]:
+        """The class that serves a configuration of this type; for methods with several modes.
+
+        Args:
+            config: the configuration.
+        """
+        return cls
 
     def __init__(self, config: ConfigT, total_steps: int | None = None) -> None:
         self.config = config
@@ -80,6 +90,14 @@ class Method(Generic[ConfigT]):
             step_size_of: parameter -> its learning rate, None where it is not trained.
         """
 
+    def cut_now(self, anatomy: Anatomy) -> ShrinkPlan:
+        """What should go in the middle of an epoch: asked after every optimizer step.
+
+        Args:
+            anatomy: the model's blocks.
+        """
+        return ShrinkPlan()
+
     def select(self, anatomy: Anatomy, budget: float | None = None) -> ShrinkPlan:
         """What should go now, counting the model's units as it stands.
 
@@ -88,6 +106,17 @@ class Method(Generic[ConfigT]):
             budget: structural sparsity to reach, where the caller asks for one.
         """
         return ShrinkPlan()
+
+    def last_cut(self, anatomy: Anatomy) -> ShrinkPlan:
+        """What should go when training ends.
+
+        Args:
+            anatomy: the model's blocks.
+        """
+        return self.select(anatomy)
+
+    def teardown(self) -> None:
+        """Once, when the pruner detaches: remove what `setup` registered."""
 
     def after_shrink_(self, plan: ShrinkPlan, anatomy: Anatomy) -> None:
         """Follow a cut that was made.

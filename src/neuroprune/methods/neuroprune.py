@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from neuroprune.anatomy import Anatomy
-from neuroprune.config import Apply, NeuroPrune
+from neuroprune.config import Apply, Config, NeuroPrune
 from neuroprune.core.connectivity import connectivity
 from neuroprune.core.penalties import (
     attention_penalty,
@@ -29,6 +29,7 @@ from neuroprune.core.penalties import (
 from neuroprune.core.proximal import group_l1_half_prox_, soft_threshold_
 from neuroprune.core.redundancy import find_dominating, merge_map, similarity_matrix
 from neuroprune.methods.method import Method, StepSizeOf, add_grad_, common_step_size, trained
+from neuroprune.methods.target import TargetMethod
 from neuroprune.plan import ShrinkPlan
 
 
@@ -43,6 +44,12 @@ class NeuroPruneMethod(Method[NeuroPrune]):
     """
 
     config_type: ClassVar = NeuroPrune
+
+    @classmethod
+    def variant(cls, config: Config) -> type[Method]:
+        """The paper's mode, or target mode where a target is given."""
+        asks = isinstance(config, NeuroPrune) and config.target is not None
+        return TargetMethod if asks else cls
 
     def setup(self, anatomy: Anatomy, optimizer: Optimizer) -> None:
         """In proximal mode, see that q, k and v of a layer have one learning rate.

@@ -1,4 +1,4 @@
-"""Made-up inputs for measuring FLOPs and speed, and the modes a model is measured in."""
+"""Running a model to measure it: made-up inputs, the mode it is measured in, its FLOPs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ def sample_inputs(
     """Random token ids without padding, as keyword arguments of the model.
 
     Args:
-        model: a transformers model; an encoder-decoder is given decoder inputs, too.
+        model: a transformers model; an encoder-decoder is given decoder inputs, too, and a decoder
+            with cross-attention the states of an encoder.
         batch: sequences.
         length: tokens per sequence.
         target_length: tokens per decoder sequence; `length` where None.
@@ -38,6 +39,9 @@ def sample_inputs(
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     if getattr(config, "is_encoder_decoder", False):
         inputs["decoder_input_ids"] = draw(target_length or length)
+    elif getattr(config, "add_cross_attention", False):
+        states = torch.randn(batch, length, config.hidden_size, generator=generator)
+        inputs["encoder_hidden_states"] = states.to(device, next(model.parameters()).dtype)
     return inputs
 
 
@@ -63,3 +67,22 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+def count_flops(model: nn.Module, sample_inputs: Mapping[str, Tensor]) -> int:
+    """Floating-point operations of one forward pass: 2 for each multiply-add of a matrix product.
+
+    Attention is counted as its two matrix products, whatever kernel the device would use. Zeros in
+    a dense matrix count like any other weight: only what was removed lowers the number.
+
+    Args:
+        model: the model; its mode is kept.
+        sample_inputs: keyword arguments of the forward pass.
+    """
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    # The fused kernel of CPUs has no entry in the counter's table; the plain one is counted.
+    with evaluating(model), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(**sample_inputs)
+    return int(counter.get_total_flops())

@@ -1,0 +1,158 @@
+"""Least squares: let the features that stay take over what the removed ones did."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from neuroprune.core.connectivity import accumulation_dtype, check_non_negative
+
+
+def absorb(
+    gram: Float[Tensor, "n n"],
+    weight: Float[Tensor, "d n"],
+    kept: Int64[Tensor, " kept"],
+    removed: Int64[Tensor, " removed"],
+    ridge: float = 1e-4,
+) -> Float[Tensor, "d kept"]:
+    """The weight on the kept features that replaces the weight on kept and removed ones best.
+
+        W' = W_k + W_r G_rk (G_kk + lam I)^-1,   lam = ridge * mean(diag G_kk),   G = E[x x^T]
+
+    minimises E|W_k x_k + W_r x_r - W' x_k|^2 + lam |W' - W_k|_F^2. Features in neither list are
+    left to whatever reads them now, so one head takes over one other where `kept` are the features
+    of the one and `removed` those of the other. A matrix that is not positive definite is damped
+    more; ridge 0 takes the pseudo-inverse.
+
+    Args:
+        gram: second moment G of the features, shape (n, n).
+        weight: output weight W that reads them, shape (d, n).
+        kept: features that take over.
+        removed: features that go, none of them kept.
+        ridge: damping, relative to the mean second moment of the kept features.
+
+    Returns:
+        W', shape (d, kept), float32 or wider; solved in float64.
+
+    Raises:
+        ValueError: ridge is negative or not finite, or the moments are not finite.
+
+    Reference: Kwon et al. (2022), arXiv 2204.09656, section 4.3 (mask tuning as least squares).
+    """
+    check_non_negative("ridge", ridge)
+    g, w = _doubles(gram, weight)
+    g_kr = g[kept][:, removed]
+    g_kk = g[kept][:, kept]
+    if ridge == 0:
+        transfer = torch.linalg.pinv(g_kk, hermitian=True) @ g_kr
+    else:
+        transfer = torch.cholesky_solve(g_kr, _cholesky(g_kk, ridge))
+    absorbed: Tensor = w[:, kept] + w[:, removed] @ transfer.T
+    return absorbed.to(accumulation_dtype(weight.dtype))
+
+
+def absorbed_error(
+    gram: Float[Tensor, "n n"],
+    weight: Float[Tensor, "d n"],
+    absorbed: Float[Tensor, "d kept"],
+    kept: Int64[Tensor, " kept"],
+    removed: Int64[Tensor, " removed"],
+) -> float:
+    """The share of what the removed features did that is lost.
+
+        E|W_k x_k + W_r x_r - W' x_k|^2 / E|W_r x_r|^2
+
+    1 where W' = W_k (plain removal), 0 where nothing is lost; 0, too, where they did nothing.
+
+    Args:
+        gram: second moment of the features, shape (n, n).
+        weight: output weight W before, shape (d, n).
+        absorbed: weight W' on the kept features after, shape (d, kept).
+        kept: features that stay.
+        removed: features that go.
+
+    Returns:
+        The relative error, >= 0.
+
+    Raises:
+        ValueError: the moments are not finite.
+    """
+    g, w = _doubles(gram, weight)
+    gone = w[:, removed]
+    before = ((gone @ g[removed][:, removed]) * gone).sum()
+    index = torch.cat([kept, removed])
+    change = torch.cat([w[:, kept] - absorbed.to(torch.float64), gone], dim=1)
+    lost = ((change @ g[index][:, index]) * change).sum()
+    return float(lost.clamp_min(0) / before) if before > 0 else 0.0
+
+
+def least_squares_score(
+    gram: Float[Tensor, "n n"],
+    weight: Float[Tensor, "d n"],
+    width: int = 1,
+    ridge: float = 1e-4,
+) -> Float[Tensor, " units"]:
+    """What removing a unit costs when all the others take over as well as they can.
+
+        score_u = tr( W_u [ (H^-1)_uu ]^-1 W_u^T ),   H = G + lam I,   lam = ridge * mean(diag G)
+                = min over W' of  E|W x - W' x|^2 + lam |W - W'|_F^2   with W'_u = 0
+
+    Redundancy joined with importance: a unit that the others can imitate is cheap, however strong.
+
+    Args:
+        gram: second moment G of the features, shape (n, n), n = units * width.
+        weight: output weight W that reads them, shape (d, n).
+        width: features per unit; 1 for neurons, head_dim for heads.
+        ridge: damping, relative to the mean second moment; > 0.
+
+    Returns:
+        Scores, >= 0, float32 or wider, shape (units,). All 0 where nothing ever fires.
+
+    Raises:
+        ValueError: ridge is not positive and finite, the moments are not finite, or the features
+            do not divide into units.
+
+    Reference: Hassibi and Stork (1993), "Second order derivatives for network pruning: Optimal
+    Brain Surgeon"; Kurtic et al. (2023), ZipLM, arXiv 2302.04089, equation 2.
+    """
+    check_non_negative("ridge", ridge)
+    if ridge == 0:
+        raise ValueError("ridge must be > 0: without damping, redundant units have no inverse.")
+    n = gram.shape[0]
+    if width < 1 or n % width:
+        raise ValueError(f"expected units of {width} features, got {n} features in all.")
+    g, w = _doubles(gram, weight)
+    units = n // width
+    dtype = accumulation_dtype(weight.dtype)
+    if not bool(g.diagonal().gt(0).any()):
+        return torch.zeros(units, dtype=dtype, device=weight.device)
+    inverse = torch.cholesky_inverse(_cholesky(g, ridge))
+    own = inverse.reshape(units, width, units, width).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+    columns = w.T.reshape(units, width, -1)
+    score: Tensor = (columns * torch.linalg.solve(own, columns)).sum(dim=(1, 2))
+    return score.to(dtype)
+
+
+def _doubles(gram: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Moments and weight in float64, the moments made exactly symmetric."""
+    if not bool(gram.isfinite().all()):
+        raise ValueError("expected finite second moments, got NaN or infinity among them.")
+    g = gram.to(torch.float64)
+    return (g + g.T) / 2, weight.detach().to(torch.float64)
+
+
+def _cholesky(matrix: Tensor, ridge: float) -> Tensor:
+    """Cholesky factor of matrix + lam I, lam raised tenfold until it is positive definite.
+
+    Moments summed in float32 may have eigenvalues slightly below zero.
+    """
+    identity = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+    mean = float(matrix.diagonal().mean()) if len(matrix) else 0.0
+    damping = ridge * mean or 1.0  # nothing fires: any damping moves nothing
+    while True:
+        factor: Tensor
+        factor, failed = torch.linalg.cholesky_ex(matrix + damping * identity)
+        if not failed:
+            return factor
+        damping *= 10

@@ -1,0 +1,180 @@
+"""How rich every unit is, followed while training: the connectivity that target mode ranks by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from neuroprune.anatomy import Anatomy
+from neuroprune.config import Connectivity
+from neuroprune.core.importance import (
+    activity_per_unit,
+    first_order_per_unit,
+    mean_square_per_unit,
+)
+from neuroprune.methods.units import Block, fan_out, kept_units, unit_number, unit_width
+from neuroprune.plan import ShrinkPlan
+
+
+class UnitConnectivity:
+    """Running connectivity of every head and neuron.
+
+        c_u <- c_u + (x_u - c_u) / min(n, horizon),    n = batches seen
+
+    With "fisher", x_u is the squared first-order change of the loss without the unit, divided by
+    its mean over all units: only ratios matter to a ranking, and a mean of ratios does not depend
+    on the scale of the loss, on gradient clipping or on a gradient scaler.
+
+    Args:
+        kind: what is measured.
+        horizon: batches that the running mean remembers.
+    """
+
+    def __init__(self, kind: Connectivity, horizon: int) -> None:
+        self.kind = kind
+        self.horizon = horizon
+        self.seen = 0
+        self.fisher: dict[str, Tensor] = {}
+        self.activity: dict[str, Tensor] = {}
+        self._hooks: list[Any] = []
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether the outgoing weights must be trained."""
+        return self.kind in (Connectivity.FISHER, Connectivity.MIXED)
+
+    def attach(self, anatomy: Anatomy) -> None:
+        """Begin to watch the activations, where they are needed.
+
+        Args:
+            anatomy: the model's blocks.
+        """
+        if self.kind in (Connectivity.ACTIVITY, Connectivity.MIXED):
+            for block in anatomy.blocks():
+                hook = partial(self._watch, block.name)
+                self._hooks.append(fan_out(block).register_forward_pre_hook(hook))
+
+    def detach(self) -> None:
+        """Stop watching."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+
+    @torch.no_grad()
+    def _watch(self, name: str, layer: nn.Module, args: tuple[Any, ...]) -> None:
+        if not layer.training or not args or not isinstance(args[0], Tensor):
+            return
+        x = args[0].detach()
+        if layer.in_features == 0:
+            return
+        mean = x.reshape(-1, x.shape[-1]).float().square().mean(dim=0)
+        old = self.activity.get(name)
+        rate = 1.0 / min(self.seen + 1, self.horizon)
+        self.activity[name] = mean if old is None else old.lerp_(mean, rate)
+
+    @torch.no_grad()
+    def observe_(self, anatomy: Anatomy) -> None:
+        """Take in the gradients of one batch.
+
+        Args:
+            anatomy: the model's blocks.
+        """
+        self.seen += 1
+        if not self.needs_gradients:
+            return
+        found = {}
+        for block in anatomy.blocks():
+            weight = fan_out(block).weight
+            if weight.grad is not None and weight.numel():
+                found[block.name] = first_order_per_unit(weight, weight.grad, unit_width(block))
+        if not found:
+            return
+        total = torch.stack([x.sum().float() for x in found.values()]).sum()
+        number = sum(len(x) for x in found.values())
+        factor = number / total.clamp_min(torch.finfo(torch.float32).tiny)
+        rate = 1.0 / min(self.seen, self.horizon)
+        for name, x in found.items():
+            old = self.fisher.get(name)
+            self.fisher[name] = x * factor if old is None else old.lerp_(x * factor, rate)
+
+    @torch.no_grad()
+    def of(self, block: Block) -> Tensor:
+        """Connectivity of every unit of a block, shape (units,).
+
+        Args:
+            block: the block.
+        """
+        weight = fan_out(block).weight
+        if self.kind is Connectivity.STRENGTH:
+            *fan_in, out = block.matrices()
+            return _strength(block, fan_in, out)
+        zeros = torch.zeros(unit_number(block), device=weight.device)
+        fisher = self.fisher.get(block.name, zeros)
+        if self.kind is Connectivity.FISHER:
+            return fisher
+        activity = zeros
+        if block.name in self.activity and weight.numel():
+            activity = activity_per_unit(weight, self.activity[block.name], unit_width(block))
+        return activity if self.kind is Connectivity.ACTIVITY else (fisher * activity).sqrt()
+
+    def after_shrink_(self, plan: ShrinkPlan, anatomy: Anatomy) -> None:
+        """Drop what was removed.
+
+        Args:
+            plan: the cut.
+            anatomy: the blocks that are left.
+        """
+        for block in anatomy.blocks():
+            kept = kept_units(block, plan)
+            if kept is None:
+                continue
+            if block.name in self.fisher:
+                values = self.fisher[block.name]
+                self.fisher[block.name] = values[kept.to(values.device)]
+            if block.name in self.activity:
+                values = self.activity[block.name].reshape(-1, unit_width(block))
+                self.activity[block.name] = values[kept.to(values.device)].reshape(-1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-ready state."""
+        return {
+            "seen": self.seen,
+            "fisher": {name: x.tolist() for name, x in self.fisher.items()},
+            "activity": {name: x.tolist() for name, x in self.activity.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Read what `state_dict` wrote.
+
+        Args:
+            state: the state.
+            device: where the model is.
+        """
+        self.seen = int(state["seen"])
+        for name in ("fisher", "activity"):
+            values = {b: torch.tensor(x, device=device) for b, x in state[name].items()}
+            setattr(self, name, values)
+
+
+def _strength(block: Block, fan_in: list[Tensor], out: Tensor) -> Tensor:
+    width = unit_width(block)
+    if not out.numel():
+        return out.new_zeros(unit_number(block))
+    rows = [m for m in fan_in if m.shape[0] == out.shape[1]]  # shared keys and values have fewer
+    return mean_square_per_unit(rows, out, width)
+
+
+def check_trained(anatomy: Anatomy, optimizer: Optimizer) -> list[str]:
+    """Blocks whose outgoing weights the optimizer does not train.
+
+    Args:
+        anatomy: the model's blocks.
+        optimizer: the optimizer.
+    """
+    held = {p for g in optimizer.param_groups for p in g["params"] if p.requires_grad}
+    return [b.name for b in anatomy.blocks() if fan_out(b).weight not in held]

@@ -1,0 +1,306 @@
+"""Which heads are redundant, by weights or by function, and how others take over what they did."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from neuroprune.anatomy import Anatomy, AttentionBlock
+from neuroprune.choices import Dominating, Redundancy
+from neuroprune.core.absorption import absorb
+from neuroprune.core.connectivity import accumulation_dtype
+from neuroprune.core.dominating import greedy_dominating_set, minimum_dominating_set
+from neuroprune.core.redundancy import find_dominating, merge_map, similarity_matrix
+from neuroprune.core.similarity import ROUNDING, circuit_similarity, output_similarity
+from neuroprune.errors import ConfigError
+
+
+@torch.no_grad()
+def similar_heads(
+    block: AttentionBlock, how: Redundancy, theta: float, gram: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Which heads are similar, and how similar they are.
+
+        S[i, j] = 1  where  1 - sim[i, j] <= theta
+
+    weights: 1 - sim is the l_inf distance of the weight blocks (the paper). circuit: sim is the
+    mean cosine of the QK and OV circuits. output: sim is the cosine of what the heads add to the
+    layer's output. The last two are compared with an allowance of 1e-6 for rounding. Circuits
+    know neither biases nor a position bias per head (T5); outputs do.
+
+    Args:
+        block: the attention.
+        how: what is compared.
+        theta: distance up to which two heads are similar.
+        gram: second moment of what enters W_O, as `FeatureMoments` gives it; for "output" only.
+
+    Returns:
+        S, bool, symmetric and reflexive, and sim; both of shape (num_heads, num_heads).
+
+    Raises:
+        ConfigError: "output" without moments, or with moments of other features.
+
+    Reference: Dhurandhar et al. (2024), arXiv 2404.01306, Algorithm 2.
+    """
+    if how is Redundancy.WEIGHTS:
+        heads = block.heads()
+        wide = heads.to(accumulation_dtype(heads.dtype))
+        return similarity_matrix(heads, theta), 1 - torch.cdist(wide, wide, p=float("inf"))
+    if how is Redundancy.CIRCUIT:
+        sim = circuit_similarity(*_per_head(block))
+    else:
+        weight = block.o_proj.weight.detach()
+        sim = output_similarity(_checked(block, gram), weight, block.num_heads)
+    return 1 - sim <= theta + ROUNDING, sim
+
+
+@torch.no_grad()
+def redundant_heads(
+    block: AttentionBlock,
+    how: Redundancy,
+    theta: float,
+    dominating: Dominating = Dominating.PAPER,
+    gram: Tensor | None = None,
+    importance: Tensor | None = None,
+) -> dict[int, int]:
+    """Heads that others stand for: {head that goes: head that takes its place}.
+
+    Where query heads share keys and values, a head can go only with its whole group; merges that
+    would split a group are left out, and blocks of fewer than two heads have nothing to merge.
+
+    Args:
+        block: the attention.
+        how: what is compared; see `similar_heads`.
+        theta: distance up to which two heads are similar.
+        dominating: how the heads that stand for others are found.
+        gram: second moment of what enters W_O; for "output" only.
+        importance: what each head is worth, shape (num_heads,). "exact" keeps the most important
+            of the smallest sets, "greedy" breaks ties by it; the paper's rule has no place for it.
+
+    Returns:
+        A merge map for `ShrinkPlan(merge_heads={block.name: ...})`; no target is removed.
+
+    Raises:
+        ConfigError: "output" without moments, or with moments of other features.
+        ImportError: "exact" without scipy.
+
+    Reference: Dhurandhar et al. (2024), arXiv 2404.01306, Algorithms 2 and 3.
+    """
+    if block.num_heads < 2:
+        return {}
+    similar, strength = similar_heads(block, how, theta, gram)
+    if dominating is Dominating.PAPER:
+        target = find_dominating(similar)
+    elif dominating is Dominating.GREEDY:
+        target = greedy_dominating_set(similar, strength, importance)
+    else:
+        target = minimum_dominating_set(similar, strength, importance)
+    merges = merge_map(target)
+    whole = _whole_groups(block, merges)
+    return {i: j for i, j in merges.items() if i in whole}
+
+
+@torch.no_grad()
+def absorb_heads_(
+    block: AttentionBlock, merges: Mapping[int, int], gram: Tensor, ridge: float = 1e-6
+) -> None:
+    """Let every dominating head take over, in least squares, what the heads merged into it did.
+
+        W_O[:, j] += W_O[:, i] M,   M = G_ij (G_jj + lam I)^-1,   then W_O[:, i] = 0
+
+    The paper adds W_O[:, i] itself (M = I), which is right only where both heads speak the same
+    basis. What is left of head i is dead, so that removing it, merged or outright, changes nothing.
+    The order of the merges does not matter.
+
+    Args:
+        block: the attention; the values of W_O change, in place.
+        merges: {head i that goes: head j that stays}.
+        gram: second moment G of what enters W_O, as `FeatureMoments` gives it.
+        ridge: damping, relative to the mean second moment of head j.
+
+    Raises:
+        ConfigError: the moments are missing or of other features, a target goes itself, or a group
+            of heads that share keys and values would be split. Nothing is changed.
+    """
+    if not merges:
+        return
+    split = sorted(set(merges) - _whole_groups(block, merges))
+    if split:
+        group = block.num_heads // block.num_kv_heads
+        raise ConfigError(
+            f"{block.name!r} shares each key/value head among {group} query heads, and merging "
+            f"the heads {split} would split a group. Merge whole groups, as redundant_heads does."
+        )
+    outside = [h for pair in merges.items() for h in pair if not 0 <= h < block.num_heads]
+    if outside or set(merges) & set(merges.values()):
+        raise ConfigError(
+            f"expected merges of the {block.num_heads} heads of {block.name!r} into heads that "
+            f"stay, got {dict(merges)}."
+        )
+    moments, weight = _checked(block, gram), block.o_proj.weight.data
+    columns = torch.arange(weight.shape[1], device=weight.device).reshape(block.num_heads, -1)
+    absorbed = weight.to(accumulation_dtype(weight.dtype), copy=True)
+    for i, j in merges.items():
+        absorbed[:, columns[j]] = absorb(moments, absorbed, columns[j], columns[i], ridge)
+        absorbed[:, columns[i]] = 0
+    weight.copy_(absorbed)
+
+
+class FeatureMoments:
+    """Running second moments of what enters output layers: G = E[x x^T] over positions.
+
+        G <- G + (x^T x / rows - G) / min(n, batches),   n = batches taken in so far
+
+    Only forward passes of a training step count (training mode, gradients on), of those one in
+    `every`, beginning with the first, and of that at most `rows` positions, drawn at random: x^T x
+    of every output layer at all positions is about half the arithmetic of a training step, and is
+    taken in float32 where training may be in bfloat16. Padding counts like any other position.
+    Batches with infinities or NaN are passed over. Under data parallelism every process sees its
+    own batches: average `gram` over the processes before deciding by it.
+
+    Args:
+        every: forward passes per pass that is taken in.
+        batches: passes that the running mean remembers.
+        rows: positions taken in of one pass.
+
+    Raises:
+        ConfigError: a setting is not a positive integer.
+
+    Example:
+        >>> moments = FeatureMoments()
+        >>> moments.attach(anatomy)  # doctest: +SKIP
+        >>> moments.gram(anatomy.attentions[0].o_proj)  # doctest: +SKIP
+    """
+
+    def __init__(self, every: int = 50, batches: int = 16, rows: int = 2048) -> None:
+        for name, value in (("every", every), ("batches", batches), ("rows", rows)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigError(f"{name} must be a positive integer, got {value!r}.")
+        self.every = every
+        self.batches = batches
+        self.rows = rows
+        self._calls: dict[nn.Linear, int] = {}
+        self._taken: dict[nn.Linear, int] = {}
+        self._moments: dict[nn.Linear, Tensor] = {}
+        self._hooks: dict[nn.Linear, Any] = {}
+
+    def watch(self, linears: Iterable[nn.Linear]) -> None:
+        """Begin to watch layers; those already watched are left as they are.
+
+        Args:
+            linears: layers whose inputs are measured.
+        """
+        for linear in linears:
+            if linear not in self._hooks:
+                self._hooks[linear] = linear.register_forward_pre_hook(self._take_in)
+
+    def attach(self, anatomy: Anatomy, mlps: bool = True) -> None:
+        """Begin to watch the output layers of a model's blocks.
+
+        Args:
+            anatomy: the model's blocks.
+            mlps: False to watch the attentions alone; a d_ff x d_ff matrix per MLP is saved.
+        """
+        self.watch(attention.o_proj for attention in anatomy.attentions)
+        if mlps:
+            self.watch(mlp.down_proj for mlp in anatomy.mlps)
+
+    def gram(self, linear: nn.Linear) -> Tensor | None:
+        """The second moment of a layer's input, shape (in, in), float32 or wider.
+
+        Args:
+            linear: a watched layer.
+
+        Returns:
+            The running mean itself, not a copy; None where nothing was seen since the layer got
+            its present width.
+        """
+        moments = self._moments.get(linear)
+        return None if moments is None or len(moments) != linear.in_features else moments
+
+    def forget(self) -> None:
+        """After a cut: begin anew with the next forward pass. The layers stay watched."""
+        self._calls.clear()
+        self._taken.clear()
+        self._moments.clear()
+
+    def remove(self) -> None:
+        """Stop watching, and forget."""
+        for hook in self._hooks.values():
+            hook.remove()
+        self._hooks.clear()
+        self.forget()
+
+    def _take_in(self, linear: nn.Module, args: tuple[Any, ...]) -> None:
+        assert isinstance(linear, nn.Linear)
+        if not (linear.training and torch.is_grad_enabled()) or not args:
+            return
+        x = args[0]
+        # An attention without heads is fed a placeholder that it does not read.
+        if not isinstance(x, Tensor) or x.numel() == 0 or x.shape[-1] != linear.in_features:
+            return
+        calls = self._calls.get(linear, 0)
+        self._calls[linear] = calls + 1
+        if calls % self.every == 0:
+            rows = x.detach().reshape(-1, x.shape[-1])
+            if len(rows) > self.rows:
+                # Of its own generator: watching a model must not change how it is trained.
+                own = torch.Generator().manual_seed(calls)
+                chosen = torch.randperm(len(rows), generator=own)[: self.rows]
+                rows = rows[chosen.to(rows.device)]
+            self._average(linear, rows)
+
+    @torch.no_grad()
+    def _average(self, linear: nn.Linear, rows: Tensor) -> None:
+        rows = rows.to(accumulation_dtype(rows.dtype))
+        with torch.autocast(rows.device.type, enabled=False):  # or the product is in bfloat16
+            batch = rows.T @ rows / len(rows)
+        if not bool(batch.isfinite().all()):
+            return
+        old = self.gram(linear)
+        taken = 1 if old is None else self._taken[linear] + 1
+        self._taken[linear] = taken
+        rate = 1.0 / min(taken, self.batches)
+        self._moments[linear] = batch if old is None else old.lerp_(batch, rate)
+
+
+def _per_head(block: AttentionBlock) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Q, K, V and W_O^T per query head, each (num_heads, width, d)."""
+    k = block.num_heads
+    parts = []
+    for weight in (
+        block.q_proj.weight,
+        block.k_proj.weight,
+        block.v_proj.weight,
+        block.o_proj.weight.T,
+    ):
+        per_head = weight.detach().reshape(-1, block.head_dim, weight.shape[1])
+        parts.append(per_head.repeat_interleave(k // len(per_head), dim=0))
+    q, keys, v, o = parts
+    return q, keys, v, o
+
+
+def _whole_groups(block: AttentionBlock, merges: Mapping[int, int]) -> set[int]:
+    """The merged heads whose whole key/value group is merged; all, where every head has its own."""
+    group = block.num_heads // max(block.num_kv_heads, 1)
+    gone = set(merges)
+    return {i for i in gone if all(h in gone for h in range(i - i % group, i - i % group + group))}
+
+
+def _checked(block: AttentionBlock, gram: Tensor | None) -> Tensor:
+    """The moments, if they are those of what enters W_O, on the device of W_O."""
+    weight = block.o_proj.weight
+    if gram is None:
+        raise ConfigError(
+            f"{block.name!r}: comparing or absorbing heads by their outputs needs the moments of "
+            "what enters the output projection: FeatureMoments().attach(anatomy) before training."
+        )
+    if tuple(gram.shape) != (weight.shape[1], weight.shape[1]):
+        raise ConfigError(
+            f"{block.name!r}: expected moments of {weight.shape[1]} features, got a matrix of "
+            f"shape {tuple(gram.shape)}. Call FeatureMoments.forget() after every cut."
+        )
+    return gram.to(weight.device)

@@ -1,0 +1,178 @@
+"""Target mode: ask for a size, and let the rich stay until it is reached.
+
+Whole heads and neurons compete for the model's budget in one ranking of connectivity per unit of
+cost. The poorest are pushed by a decoupled proximal step, the harder the poorer; those who are
+rich feel nothing. They are removed physically while training goes on, along a cubic schedule, and
+the last cut of the schedule meets the target. The rest of the training is recovery.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from neuroprune.anatomy import Anatomy
+from neuroprune.config import ConfigError, Connectivity, NeuroPrune
+from neuroprune.control.schedule import cubic_sparsity, cut_interval
+from neuroprune.methods.connectivity import UnitConnectivity, check_trained
+from neuroprune.methods.goals import Goal
+from neuroprune.methods.method import Method, StepSizeOf
+from neuroprune.methods.poorest import goals_of, poorest_units
+from neuroprune.methods.pressure import Pressure
+from neuroprune.methods.units import plan_of
+from neuroprune.plan import ShrinkPlan
+
+
+class TargetMethod(Method[NeuroPrune]):
+    """Preferential attachment of whole units, until a target is met.
+
+    Args:
+        config: with a target.
+        total_steps: optimizer steps of the whole training; needed.
+
+    Raises:
+        ConfigError: total_steps is missing.
+    """
+
+    config_type: ClassVar = NeuroPrune
+    removes_dead_units: ClassVar = False
+
+    def __init__(self, config: NeuroPrune, total_steps: int | None = None) -> None:
+        super().__init__(config, total_steps)
+        if not total_steps or total_steps < 1:
+            raise ConfigError(
+                "a target is reached along a schedule, which needs the length of the training: "
+                f"attach(..., total_steps=N) with N >= 1, got {total_steps!r}. N is the number of "
+                "optimizer steps: epochs * ceil(examples / (batch size * accumulation))."
+            )
+        self.schedule_steps = total_steps
+        self.step = 0
+        horizon = max(16, round(0.05 * total_steps))
+        self.connectivity = UnitConnectivity(Connectivity(config.connectivity), horizon)
+        self.pressure = Pressure()
+        self.goals: tuple[Goal, ...] = ()
+        self.interval = 1
+
+    @property
+    def eps(self) -> float:
+        """Nothing is set to zero when training ends."""
+        return 0.0
+
+    def setup(self, anatomy: Anatomy, optimizer: Optimizer) -> None:
+        """Measure the target on the model, refuse what cannot be reached, begin to watch."""
+        missing = check_trained(anatomy, optimizer)
+        if self.connectivity.needs_gradients and missing:
+            raise ConfigError(
+                f'connectivity="{self.connectivity.kind}" needs the gradients of the output layers '
+                f"of all blocks, and the optimizer does not train those of {', '.join(missing)}. "
+                'Train them, or use connectivity="activity" or "strength".'
+            )
+        self._use(goals_of(self.config.target, anatomy))
+        self.connectivity.attach(anatomy)
+
+    def _use(self, goals: tuple[Goal, ...]) -> None:
+        self.goals = goals
+        share = max((g.start - g.kept) / max(g.start, 1e-12) for g in goals)
+        ramp = (self.config.end - self.config.begin) * self.schedule_steps
+        self.interval = cut_interval(share, ramp)
+
+    def teardown(self) -> None:
+        """Stop watching."""
+        self.connectivity.detach()
+
+    def observe_(self, anatomy: Anatomy) -> None:
+        """Follow the connectivity until the last cut."""
+        if self.step <= self._end:
+            self.connectivity.observe_(anatomy)
+
+    @torch.no_grad()
+    def prox_(self, anatomy: Anatomy, step_size_of: StepSizeOf) -> None:
+        """Push the units that are about to go."""
+        self.step += 1
+        goal = self.goals[0]
+        self.pressure.push_(anatomy, goal.scheduled(self._progress(self.step)), goal)
+
+    def cut_now(self, anatomy: Anatomy) -> ShrinkPlan:
+        """What goes at this step: something every `interval` steps of the ramp, and at its end."""
+        if not self._due():
+            return ShrinkPlan()
+        plan = self.select(anatomy)
+        if not plan:
+            self._condemn(anatomy)
+        return plan
+
+    def select(self, anatomy: Anatomy, budget: float | None = None) -> ShrinkPlan:
+        """The poorest units, so that the schedule is met.
+
+        Args:
+            anatomy: the model's blocks.
+            budget: share of the way to the target, in place of what the schedule says.
+        """
+        progress = self._progress(self.step) if budget is None else budget
+        return plan_of(anatomy, self._poorest(anatomy, progress))
+
+    def last_cut(self, anatomy: Anatomy) -> ShrinkPlan:
+        """Meet the target, wherever the schedule stands."""
+        return self.select(anatomy, 1.0)
+
+    def after_shrink_(self, plan: ShrinkPlan, anatomy: Anatomy) -> None:
+        """Forget who has gone, and name who is next."""
+        self.connectivity.after_shrink_(plan, anatomy)
+        self._condemn(anatomy)
+
+    @property
+    def _begin(self) -> int:
+        return round(self.config.begin * self.schedule_steps)
+
+    @property
+    def _end(self) -> int:
+        return round(self.config.end * self.schedule_steps)
+
+    def _due(self) -> bool:
+        since = self.step - self._begin
+        return (
+            0 < since
+            and self.step <= self._end
+            and (since % self.interval == 0 or self.step == self._end)
+        )
+
+    def _progress(self, step: int) -> float:
+        """How far on the way to the target the schedule is, in [0, 1]."""
+        begin, end = self._begin / self.schedule_steps, self._end / self.schedule_steps
+        return cubic_sparsity(step, self.schedule_steps, 1.0, begin, end)
+
+    def _condemn(self, anatomy: Anatomy) -> None:
+        if not self._begin <= self.step < self._end:
+            self.pressure.nobody()
+            return
+        soon = min(self.step + self.interval, self._end)
+        gone = self._poorest(anatomy, self._progress(soon))
+        scores = {b.name: self.connectivity.of(b) for b in anatomy.blocks()}
+        self.pressure.condemn(anatomy, gone, scores, soon - self.step)
+
+    @torch.no_grad()
+    def _poorest(self, anatomy: Anatomy, progress: float) -> dict[str, Tensor]:
+        """Masks of the units without which every goal is met so far."""
+        scores = {b.name: self.connectivity.of(b).double().cpu() for b in anatomy.blocks()}
+        return poorest_units(self.goals, progress, scores, anatomy)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Step, connectivity and pressure."""
+        return {
+            "step": self.step,
+            "goals": [goal.to_dict() for goal in self.goals],
+            "connectivity": self.connectivity.state_dict(),
+            "pressure": self.pressure.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue at the saved step."""
+        self.step = int(state["step"])
+        targets = (goal.target for goal in self.goals)
+        self._use(tuple(Goal.from_dict(t, g) for t, g in zip(targets, state["goals"], strict=True)))
+        self.connectivity.load_state_dict(state["connectivity"], torch.device("cpu"))
+        self.pressure.load_state_dict(state["pressure"])

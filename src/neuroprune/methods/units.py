@@ -1,0 +1,95 @@
+"""Heads and neurons as units of one ranking: their outgoing weights, sizes and plans."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from neuroprune.anatomy import Anatomy, AttentionBlock, MLPBlock
+from neuroprune.plan import ShrinkPlan
+
+Block = AttentionBlock | MLPBlock
+
+
+def fan_out(block: Block) -> nn.Linear:
+    """The layer that reads the block's units: the columns of its weight belong to them.
+
+    Args:
+        block: the block.
+    """
+    return block.o_proj if isinstance(block, AttentionBlock) else block.down_proj
+
+
+def heads_per_unit(block: Block) -> int:
+    """Query heads that stand or fall together: those that share keys and values. 1 for neurons.
+
+    Args:
+        block: the block.
+    """
+    if isinstance(block, MLPBlock):
+        return 1
+    return block.num_heads // max(block.num_kv_heads, 1) or 1
+
+
+def unit_width(block: Block) -> int:
+    """Columns of the fan-out that belong to one unit.
+
+    Args:
+        block: the block.
+    """
+    return block.head_dim * heads_per_unit(block) if isinstance(block, AttentionBlock) else 1
+
+
+def unit_number(block: Block) -> int:
+    """Units of a block: groups of heads, or neurons.
+
+    Args:
+        block: the block.
+    """
+    return block.num_kv_heads if isinstance(block, AttentionBlock) else block.d_ff
+
+
+def plan_of(anatomy: Anatomy, gone: Mapping[str, Tensor]) -> ShrinkPlan:
+    """The plan that removes the marked units.
+
+    Args:
+        anatomy: the model's blocks.
+        gone: block name -> boolean mask over its units.
+    """
+    heads = {}
+    for block in anatomy.attentions:
+        if block.name in gone:
+            mask = gone[block.name].repeat_interleave(heads_per_unit(block))
+            heads[block.name] = mask.nonzero().squeeze(1).tolist()
+    neurons = {
+        b.name: gone[b.name].nonzero().squeeze(1).tolist() for b in anatomy.mlps if b.name in gone
+    }
+    return ShrinkPlan(heads, neurons)
+
+
+def kept_units(block: Block, plan: ShrinkPlan) -> Tensor | None:
+    """Indices of the units of a block, as it was before a plan, that the plan leaves.
+
+    Args:
+        block: the block after the cut.
+        plan: the cut.
+
+    Returns:
+        int64 indices, or None where the plan does not touch the block.
+    """
+    if isinstance(block, AttentionBlock):
+        removed = plan.remove_heads.get(block.name, ())
+        size = heads_per_unit(block)
+        total = block.num_heads + len(removed)
+        removed = tuple(sorted({i // size for i in removed}))
+        total //= size
+    else:
+        removed = plan.remove_neurons.get(block.name, ())
+        total = block.d_ff + len(removed)
+    if not removed:
+        return None
+    keep = torch.ones(total, dtype=torch.bool)
+    keep[list(removed)] = False
+    return keep.nonzero().squeeze(1)

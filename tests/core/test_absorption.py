@@ -1,0 +1,183 @@
+"""core.absorption against lstsq on the samples, and at its corners."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from neuroprune.core.absorption import absorb, absorbed_error, least_squares_score
+from tests.reference import function
+
+seeds = st.integers(0, 999)
+
+
+def layer(seed: int, n: int, d: int = 3) -> tuple[np.ndarray, np.ndarray, Tensor, Tensor]:
+    """Correlated samples and the weight that reads them; the same as moments, float64."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(4 * n + 5, n)) @ (np.eye(n) + 0.5 * rng.normal(size=(n, n)))
+    weight = rng.normal(size=(d, n))
+    return x, weight, torch.tensor(x.T @ x / len(x)), torch.tensor(weight)
+
+
+def split(seed: int, n: int) -> tuple[list[int], list[int]]:
+    """Kept and removed features in any order, some in neither."""
+    rng = np.random.default_rng(seed)
+    order = [int(f) for f in rng.permutation(n)]
+    a, b = sorted(rng.integers(0, n + 1, 2))
+    return order[:a], order[a:b]
+
+
+def index(features: list[int]) -> Tensor:
+    return torch.tensor(features, dtype=torch.int64)
+
+
+@given(seed=seeds, n=st.integers(1, 8), ridge=st.sampled_from([0.0, 1e-12]))
+def test_absorption_equals_least_squares_on_the_samples(seed: int, n: int, ridge: float) -> None:
+    x, weight, gram, w = layer(seed, n)
+    kept, removed = split(seed + 1, n)
+    got = absorb(gram, w, index(kept), index(removed), ridge)
+    np.testing.assert_allclose(got.numpy(), function.absorb(x, weight, kept, removed), atol=1e-6)
+
+
+@given(seed=seeds, n=st.integers(2, 6), ridge=st.sampled_from([1e-3, 0.5]))
+def test_no_other_weight_is_better(seed: int, n: int, ridge: float) -> None:
+    """The damped objective has its minimum at W': every small change of W' raises it."""
+    x, weight, gram, w = layer(seed, n)
+    kept, removed = list(range(n - 1)), [n - 1]
+    got = absorb(gram, w, index(kept), index(removed), ridge).numpy()
+    lam = ridge * float(gram.diagonal()[:-1].mean())
+
+    def objective(absorbed: np.ndarray) -> float:
+        damped = lam * float(((absorbed - weight[:, kept]) ** 2).sum())
+        return function.residual(x, weight, absorbed, kept, removed) + damped
+
+    best = objective(got)
+    rng = np.random.default_rng(seed)
+    for _ in range(5):
+        assert objective(got + 1e-2 * rng.normal(size=got.shape)) > best
+
+
+@given(seed=seeds, n=st.integers(1, 6))
+def test_the_error_is_the_share_that_is_lost(seed: int, n: int) -> None:
+    x, weight, gram, w = layer(seed, n)
+    kept, removed = split(seed + 1, n)
+    k, r = index(kept), index(removed)
+    got = absorbed_error(gram, w, absorb(gram, w, k, r), k, r)
+    gone = float(((x[:, removed] @ weight[:, removed].T) ** 2).sum() / len(x))
+    if not removed:
+        assert got == 0
+        return
+    absorbed = absorb(gram, w, k, r).numpy()
+    expected = function.residual(x, weight, absorbed, kept, removed) / gone
+    assert got == pytest.approx(expected, abs=1e-9)
+    assert got <= 1 + 1e-9
+    assert absorbed_error(gram, w, w[:, k], k, r) == pytest.approx(1.0)
+
+
+def test_a_copy_in_another_basis_is_absorbed_without_loss() -> None:
+    x, weight, _, w = layer(0, 4)
+    x[:, 2:] = x[:, :2] @ np.array([[2.0, 1.0], [-1.0, 3.0]])
+    gram = torch.tensor(x.T @ x / len(x))
+    kept, removed = index([0, 1]), index([2, 3])
+    absorbed = absorb(gram, w, kept, removed, 1e-12)
+    np.testing.assert_allclose(x[:, :2] @ absorbed.numpy().T, x @ weight.T, atol=1e-9)
+    assert absorbed_error(gram, w, absorbed, kept, removed) < 1e-12
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_narrow_weights_come_back_in_float32(dtype: torch.dtype) -> None:
+    _, _, gram, w = layer(1, 4)
+    got = absorb(gram.float(), w.to(dtype), index([0, 1]), index([2, 3]))
+    assert got.dtype == torch.float32
+    expected = absorb(gram, w.to(dtype).double(), index([0, 1]), index([2, 3]))
+    torch.testing.assert_close(got.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("ridge", [0.0, 1e-4])
+def test_dead_and_repeated_features(ridge: float) -> None:
+    """All-zero moments change nothing; a repeated kept feature shares the work; no NaN."""
+    w = torch.arange(1.0, 7.0, dtype=torch.float64).reshape(2, 3)
+    zeros = torch.zeros(3, 3, dtype=torch.float64)
+    assert torch.equal(absorb(zeros, w, index([0, 1]), index([2]), ridge), w[:, :2])
+    assert absorbed_error(zeros, w, w[:, :2], index([0, 1]), index([2])) == 0
+    ones = torch.ones(3, 3, dtype=torch.float64)
+    got = absorb(ones, w, index([0, 1]), index([2]), ridge)
+    torch.testing.assert_close(got, w[:, :2] + w[:, 2:] / 2, rtol=0, atol=1e-3)
+    assert absorb(ones, w, index([]), index([2]), ridge).shape == (2, 0)
+    assert torch.equal(absorb(ones, w, index([0, 1, 2]), index([]), ridge), w)
+
+
+def test_slightly_indefinite_moments_are_damped_more() -> None:
+    gram = torch.ones(3, 3, dtype=torch.float64)
+    gram[0, 0] -= 1e-3
+    got = absorb(gram, torch.ones(1, 3, dtype=torch.float64), index([0, 1]), index([2]), 1e-9)
+    assert got.isfinite().all()
+    assert got.abs().max() < 10
+    assert least_squares_score(gram, torch.ones(1, 3), 1, 1e-9).ge(0).all()
+
+
+# --- the score -----------------------------------------------------------------------------------
+
+
+@given(
+    seed=seeds, units=st.integers(1, 5), width=st.integers(1, 3), ridge=st.sampled_from([1e-4, 0.1])
+)
+def test_scores_equal_removal_and_refit(seed: int, units: int, width: int, ridge: float) -> None:
+    x, weight, gram, w = layer(seed, units * width)
+    damping = ridge * float(gram.diagonal().mean())
+    expected = function.least_squares_score(x, weight, width, damping)
+    got = least_squares_score(gram, w, width, ridge)
+    np.testing.assert_allclose(got.numpy(), expected, rtol=1e-6)
+
+
+def test_redundant_units_are_cheap_and_dead_ones_free() -> None:
+    """Two copies, a unit of its own, one nobody reads and one that never fires."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(50, 5))
+    x[:, 1] = x[:, 0]
+    x[:, 4] = 0
+    weight = torch.ones(2, 5, dtype=torch.float64)
+    weight[:, 3] = 0
+    score = least_squares_score(torch.tensor(x.T @ x / 50), weight, 1, 1e-6)
+    assert score[:2].max() < 1e-5
+    assert score[2] > 1
+    assert score[3] == 0
+    assert score[4] < 1e-5
+    assert torch.equal(least_squares_score(torch.zeros(4, 4), torch.ones(2, 4), 2), torch.zeros(2))
+    assert least_squares_score(torch.zeros(0, 0), torch.ones(2, 0)).shape == (0,)
+
+
+# --- bad input -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ridge", [-1e-9, math.nan, math.inf])
+def test_bad_ridge_is_refused(ridge: float) -> None:
+    with pytest.raises(ValueError, match="ridge must be"):
+        absorb(torch.eye(2), torch.ones(1, 2), index([0]), index([1]), ridge)
+    with pytest.raises(ValueError, match="ridge must be"):
+        least_squares_score(torch.eye(2), torch.ones(1, 2), 1, ridge)
+
+
+def test_a_score_without_damping_is_refused() -> None:
+    with pytest.raises(ValueError, match="ridge must be > 0"):
+        least_squares_score(torch.eye(2), torch.ones(1, 2), 1, 0.0)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_moments_that_are_not_finite_are_refused(value: float) -> None:
+    gram = torch.eye(2)
+    gram[0, 1] = value
+    with pytest.raises(ValueError, match="finite second moments"):
+        absorb(gram, torch.ones(1, 2), index([0]), index([1]))
+
+
+@pytest.mark.parametrize("width", [0, 2])
+def test_features_that_do_not_divide_into_units_are_refused(width: int) -> None:
+    with pytest.raises(ValueError, match=rf"units of {width} features, got 3"):
+        least_squares_score(torch.eye(3), torch.ones(1, 3), width)

@@ -1,0 +1,240 @@
+"""Target mode: what was asked is what you get, by cutting while training."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from neuroprune.anatomy import anatomy_of
+from neuroprune.config import ConfigError, NeuroPrune
+from neuroprune.methods import method_for
+from neuroprune.plan import ShrinkPlan
+from neuroprune.pruner import Pruner, attach
+from neuroprune.topology.sparsity import sparsity
+from tests.zoo import FAMILIES, inputs_for, logits, make_inputs, make_model, silence_
+
+OPTIMIZERS = {
+    "adamw": torch.optim.AdamW,
+    "sgd": torch.optim.SGD,
+    "adafactor": torch.optim.Adafactor,
+}
+# The cheapest unit of the tiny models: 1 neuron of 3 * 32 or 2 * 32 weights.
+GRANULARITY = 0.011
+
+
+def train(
+    family: str,
+    config: NeuroPrune,
+    steps: int,
+    optimizer: str = "adamw",
+    lr: float = 1e-3,
+    seed: int = 0,
+) -> tuple[Any, Pruner]:
+    model = make_model(family, seed).train()
+    pruner = attach(model, OPTIMIZERS[optimizer](model.parameters(), lr=lr), config, steps)
+    for step in range(steps):
+        pruner.optimizer.zero_grad()
+        model(**inputs_for(model, family, step)).loss.backward()
+        pruner.optimizer.step()
+        if step == steps // 2:
+            pruner.prune()
+    pruner.finish()
+    return model, pruner
+
+
+@settings(max_examples=15)
+@given(
+    family=st.sampled_from(FAMILIES),
+    target=st.floats(0.0, 0.9),
+    steps=st.integers(1, 40),
+    optimizer=st.sampled_from(sorted(OPTIMIZERS)),
+    lr=st.sampled_from([1e-5, 1e-3, 1e-2]),
+    connectivity=st.sampled_from(["fisher", "strength", "activity", "mixed"]),
+    begin=st.floats(0.0, 0.4),
+    length=st.floats(0.01, 0.6),
+)
+def test_the_target_is_met(
+    family: str,
+    target: float,
+    steps: int,
+    optimizer: str,
+    lr: float,
+    connectivity: str,
+    begin: float,
+    length: float,
+) -> None:
+    config = NeuroPrune(target=target, connectivity=connectivity, begin=begin, end=begin + length)
+    model, _ = train(family, config, steps, optimizer, lr)
+    reached = sparsity(anatomy_of(model)).structural_sparsity
+    assert target - 1e-9 <= reached <= target + GRANULARITY
+    assert torch.isfinite(logits(model, make_inputs(family))).all()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nothing_is_removed_after_the_ramp_or_before_it(family: str) -> None:
+    model = make_model(family).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    pruner = attach(model, optimizer, NeuroPrune(target=0.6, begin=0.2, end=0.6), 40)
+    counts = []
+    for step in range(40):
+        model(**inputs_for(model, family, step)).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        counts.append(sparsity(anatomy_of(model)).structural_sparsity)
+    assert counts[:8] == [0.0] * 8 and counts[8] >= 0.0
+    assert counts == sorted(counts)
+    assert len(set(counts)) > 4, "the model must shrink in several cuts"
+    assert len(set(counts[23:])) == 1 and counts[23] == pytest.approx(0.6, abs=GRANULARITY)
+    assert pruner.finish() == pruner.removed
+
+
+@pytest.mark.parametrize("family", ["bert", "t5-gated", "opt"])
+def test_cutting_while_training_equals_masked_training(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same units, silenced for good instead of cut, give the same losses: no jump.
+
+    Plain SGD; without pressure, which a replay could not apply to units that are gone.
+    """
+    monkeypatch.setattr("neuroprune.methods.pressure.Pressure.condemn", lambda *a, **k: None)
+    gone: list[ShrinkPlan] = []
+
+    def losses(cut: bool) -> list[float]:
+        model = make_model(family).double().train()
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+        pruner = attach(model, optimizer, NeuroPrune(target=0.6), 30) if cut else None
+        out = []
+        for step in range(30):
+            loss = model(**inputs_for(model, family, step)).loss
+            out.append(float(loss.detach()))
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            if pruner is not None:
+                gone.append(pruner.removed)
+            else:
+                silence_(
+                    anatomy_of(model),
+                    {b: list(v) for b, v in gone[step].remove_heads.items()},
+                    {b: list(v) for b, v in gone[step].remove_neurons.items()},
+                )
+        return out
+
+    cut = losses(True)
+    masked = losses(False)
+    assert gone[-1].num_neurons > 0 and gone[-1].num_heads > 0
+    assert len({plan.num_neurons for plan in gone}) >= 3
+    assert cut == pytest.approx(masked, abs=1e-10)
+
+
+def test_the_condemned_are_nearly_gone_when_they_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With pressure, what a cut changes in the outputs is a small part of what it would be."""
+
+    def jumps() -> float:
+        model = make_model("bert").train()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+        pruner = attach(model, optimizer, NeuroPrune(target=0.6), 100)
+        total = 0.0
+        cut = pruner._cut
+
+        def watched(plan: ShrinkPlan) -> ShrinkPlan:
+            nonlocal total
+            before = logits(model, make_inputs("bert"))
+            done = cut(plan)
+            total += float((logits(model, make_inputs("bert")) - before).square().sum())
+            model.train()
+            return done
+
+        monkeypatch.setattr(pruner, "_cut", watched)
+        for step in range(100):
+            model(**make_inputs("bert", step)).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return total
+
+    with_pressure = jumps()
+    monkeypatch.setattr("neuroprune.methods.pressure.Pressure.condemn", lambda *a, **k: None)
+    assert with_pressure < 0.2 * jumps()
+
+
+def test_scores_see_the_loss_and_not_its_scale() -> None:
+    """Fisher connectivity ranks the same units poorest whatever the loss is multiplied with."""
+    found = []
+    for scale in (1.0, 1e4):
+        model = make_model("bert").train()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        pruner = attach(model, optimizer, NeuroPrune(target=0.5), 20)
+        for step in range(10):
+            (scale * model(**make_inputs("bert", step)).loss).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        found.append(pruner.removed.to_dict())
+    assert found[0] == found[1] and any(found[0].values())
+
+
+def test_the_poor_go_and_the_rich_stay() -> None:
+    """Units whose outgoing weights are tiny are the first to go; no rich unit is touched."""
+    model = make_model("bert").train()
+    anatomy = anatomy_of(model)
+    poor = {b.name: [1, 5, 7] for b in anatomy.mlps}
+    with torch.no_grad():
+        for block in anatomy.mlps:
+            block.down_proj.weight[:, poor[block.name]] *= 1e-3
+    share = 6 * anatomy.mlps[0].weights_per_neuron / anatomy.dense_weights
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    pruner = attach(model, optimizer, NeuroPrune(target=share), 20)
+    for step in range(20):
+        model(**make_inputs("bert", step)).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    removed = pruner.finish()
+    assert {k: sorted(v) for k, v in removed.remove_neurons.items()} == poor
+    assert not removed.remove_heads
+
+
+def test_a_run_continues_from_its_state() -> None:
+    """Stop in the middle of the ramp, and go on in a new pruner: the same trajectory."""
+    whole, _ = train("bert", NeuroPrune(target=0.6), 30)
+    model = make_model("bert").train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    pruner = attach(model, optimizer, NeuroPrune(target=0.6), 30)
+    for step in range(30):
+        optimizer.zero_grad()
+        model(**inputs_for(model, "bert", step)).loss.backward()
+        optimizer.step()
+        if step == 15:
+            pruner.prune()
+        if step == 10:
+            state = json.loads(json.dumps(pruner.state_dict()))
+            pruner.detach()
+            pruner = attach(model, optimizer, NeuroPrune(target=0.6), 30)
+            pruner.load_state_dict(state)
+    pruner.finish()
+    assert [p.shape for p in whole.parameters()] == [p.shape for p in model.parameters()]
+    for p, q in zip(whole.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(p, q)
+
+
+def test_hooks_are_gone_at_the_end() -> None:
+    model, _ = train("bert", NeuroPrune(target=0.3, connectivity="mixed"), 10)
+    assert not any(m._forward_pre_hooks for m in model.modules())
+
+
+@pytest.mark.parametrize("steps", [None, 0])
+def test_the_number_of_steps_is_needed(steps: int | None) -> None:
+    with pytest.raises(ConfigError, match="total_steps=N"):
+        method_for(NeuroPrune(target=0.5), steps)
+
+
+def test_frozen_output_layers_are_refused() -> None:
+    model = make_model("bert")
+    block = anatomy_of(model).mlps[0]
+    block.down_proj.weight.requires_grad_(False)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    with pytest.raises(ConfigError, match=r"does not train those of .*layer\.0"):
+        attach(model, optimizer, NeuroPrune(target=0.5), 10)
