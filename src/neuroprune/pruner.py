@@ -194,6 +194,7 @@ class Pruner:
 
     def _cut(self, plan: ShrinkPlan) -> ShrinkPlan:
         if plan:
+            self.method.before_shrink_(plan, self.anatomy)
             shrink_(self.model, plan, self.optimizer)
             self.anatomy = anatomy_of(self.model)
             self.removed = self.removed.then(plan)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuroprune.control.cost import CostModel, Curve, cheapest_and_dearest
+from neuroprune.control.cost import CostModel, Curve, cheapest_and_dearest, never_falling
 
 
 @st.composite
@@ -88,3 +88,23 @@ def test_the_extremes_are_those_of_all_ways_to_share_the_units(
     low, high = cheapest_and_dearest(parts, choices, total)
     assert low == (pytest.approx(min(costs)) if costs else math.inf)
     assert high == (pytest.approx(max(costs)) if costs else -math.inf)
+
+
+@given(st.lists(st.floats(-5, 5), max_size=8))
+def test_the_nearest_rising_sequence_rises_and_keeps_the_sum(values: list[float]) -> None:
+    out = never_falling(values)
+    assert len(out) == len(values)
+    assert all(a <= b + 1e-12 for a, b in itertools.pairwise(out))
+    assert sum(out) == pytest.approx(sum(values), abs=1e-9)
+    assert never_falling(sorted(values)) == pytest.approx(sorted(values))
+
+
+@given(
+    st.lists(st.integers(-3, 3), min_size=3, max_size=3),
+    st.lists(st.integers(-6, 6), min_size=3, max_size=3).map(sorted),
+)
+def test_no_other_rising_sequence_is_nearer(values: list[int], other: list[int]) -> None:
+    def distance(guess: list[float]) -> float:
+        return sum((a - b) ** 2 for a, b in zip(values, guess, strict=True))
+
+    assert distance(never_falling(values)) <= distance([n / 2 for n in other]) + 1e-9

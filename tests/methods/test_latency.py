@@ -104,7 +104,7 @@ def test_curves_never_fall_whatever_the_clock_says(seed: int) -> None:
     def random(_: nn.Module) -> float:
         return 0.1 + float(torch.rand((), generator=generator))
 
-    model = make_model("t5")
+    model = make_model("bert")
     anatomy = anatomy_of(model)
     with pytest.MonkeyPatch.context() as patch:
         tell_time(patch, random)
@@ -251,11 +251,11 @@ def test_slow_models_take_fewer_turns(monkeypatch: pytest.MonkeyPatch) -> None:
         measure_latency(model, anatomy_of(model), 1, 6)
 
     slow(10.0)
-    assert set(repeats) == {3}
+    assert set(repeats[1:]) == {5}  # the first call only sizes the rest
     repeats.clear()
     slow(1e-4)
     assert max(repeats) == 40
     repeats.clear()
     slow(0.1)
     assert 2 * 0.1 * sum(repeats[1:]) <= 20.0
-    assert max(repeats) > 3
+    assert max(repeats) > 5

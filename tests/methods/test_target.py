@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neuroprune.anatomy import anatomy_of
-from neuroprune.config import ConfigError, NeuroPrune
+from neuroprune.anatomy.inputs import sample_inputs
+from neuroprune.config import ConfigError, Flops, Heads, NeuroPrune, Parameters
+from neuroprune.evaluation.size import count_flops, size_report
 from neuroprune.methods import method_for
 from neuroprune.plan import ShrinkPlan
 from neuroprune.pruner import Pruner, attach
@@ -238,3 +240,107 @@ def test_frozen_output_layers_are_refused() -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     with pytest.raises(ConfigError, match=r"does not train those of .*layer\.0"):
         attach(model, optimizer, NeuroPrune(target=0.5), 10)
+
+
+@pytest.mark.parametrize("family", ["bert", "t5", "opt"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target": "parameters:*0.9"},
+        {"target": "flops:0.5@2x16"},
+        {"target": "heads:3"},
+        {"target": ["few", "heads:3"]},
+        {"target": ["many", "heads:6"]},
+    ],
+    ids=str,
+)
+def test_every_kind_of_target_is_met(family: str, settings: dict[str, Any]) -> None:
+    dense = size_report(make_model(family)).dense_parameters
+    if settings["target"] == "parameters:*0.9":
+        settings = {"target": f"parameters:{int(0.9 * dense)}"}
+    sparsities = {"few": 0.8, "many": 0.7} if family == "t5" else {"few": 0.6, "many": 0.3}
+    if isinstance(settings["target"], list):
+        size, heads = settings["target"]
+        settings = {"target": [sparsities[size], heads]}
+    config = NeuroPrune(**settings)
+    before = make_model(family)
+    inputs = sample_inputs(before, 2, 16)
+    flops = count_flops(before, inputs)
+    model, _ = train(family, config, 20)
+    anatomy = anatomy_of(model)
+    for target in config.target:
+        if isinstance(target, Heads):
+            assert sum(b.num_heads for b in anatomy.attentions) == target.count
+        elif isinstance(target, Parameters):
+            parameters = sum(p.numel() for p in model.parameters())
+            assert target.count - 0.005 * dense <= parameters <= target.count
+        elif isinstance(target, Flops):
+            share = count_flops(model, inputs) / flops
+            assert target.kept - GRANULARITY <= share <= target.kept + 0.005
+        else:
+            reached = sparsity(anatomy).structural_sparsity
+            assert target.sparsity <= reached <= target.sparsity + GRANULARITY
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("goal", [0.0, 0.5, 0.9])
+def test_a_weight_sparsity_is_met(family: str, goal: float) -> None:
+    model, _ = train(family, NeuroPrune(target=f"weights:{goal}"), 20)
+    found = sparsity(anatomy_of(model))
+    assert found.weight_sparsity >= goal - 1e-9
+    gone_with_units = found.structural_sparsity
+    assert found.weight_sparsity <= goal + max(GRANULARITY, gone_with_units)
+
+
+def test_zeros_gather_in_rows_that_have_lost_before() -> None:
+    """Preferential attachment of single weights: the rich rows stay richer than by magnitude."""
+    model = make_model("bert").train()
+    weight = anatomy_of(model).mlps[0].up_proj.weight
+    with torch.no_grad():
+        weight[:4, : weight.shape[1] // 2] = 0.0
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    pruner = attach(model, optimizer, NeuroPrune(target="weights:0.4"), 10)
+    for step in range(10):
+        model(**make_inputs("bert", step)).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    left = (weight != 0).float()[:, weight.shape[1] // 2 :].mean(dim=1)
+    assert left[:4].mean() < 0.75 * left[4:].mean()
+    pruner.detach()
+
+
+@pytest.mark.parametrize("settings", [{"repair": True}, {"uniform": True}])
+def test_unit_settings_are_refused_for_weights(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="whole heads and neurons"):
+        method_for(NeuroPrune(target="weights:0.5", **settings), 10)
+
+
+@pytest.mark.parametrize("family", ["bert", "t5-gated", "opt"])
+@pytest.mark.parametrize("redundancy", ["weights", "circuit", "output"])
+def test_targets_are_met_with_redundancy_and_repair(family: str, redundancy: str) -> None:
+    config = NeuroPrune(target=0.6, redundancy=redundancy, theta=0.5, repair=True)
+    model, _ = train(family, config, 20)
+    reached = sparsity(anatomy_of(model)).structural_sparsity
+    assert 0.6 <= reached <= 0.6 + GRANULARITY
+    if family == "t5-gated":
+        return  # its shared position bias needs a hook of its own
+    assert not any(m._forward_pre_hooks for m in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("parameters:10", "reachable"),
+        ("parameters:99999999", "reachable"),
+        ("flops:0.0002@1x16", "reachable"),
+        ("flops:0.5", "cannot read 128 tokens"),
+        ("latency:0.5", "cannot read 128 tokens"),
+        ("heads:99", "reachable is 0 to 8"),
+    ],
+)
+def test_what_cannot_be_reached_is_refused_before_training(target: str, words: str) -> None:
+    model = make_model("bert")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    with pytest.raises(ConfigError, match=words):
+        attach(model, optimizer, NeuroPrune(target=target), 10)
+    assert not any(m._forward_pre_hooks for m in model.modules())

@@ -8,49 +8,30 @@ from __future__ import annotations
 
 import os
 import re
-import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from neuroprune.record import RunRecord, write_text_atomic
+from neuroprune.report.numbers import (
+    IN_PERCENT,
+    dense_runs,
+    has_target,
+    quality_kept,
+    side_spread,
+    spread_of,
+    training_time,
+)
 
 _MARKER = re.compile(
     r"(?P<open><!-- table:(?P<name>[\w-]+) -->\n)(?P<body>.*?)(?P<close><!-- /table -->)",
     re.DOTALL,
 )
 _OPEN = re.compile(r"<!-- table:([^>]*?) -->")
-_IN_PERCENT = frozenset(
-    {"accuracy", "f1", "matthews", "pearson", "spearman", "rouge1", "rouge2", "rougeL", "rougeLsum"}
-)
 
 
 class TableError(ValueError):
     """A document asks for a table that cannot be made; the message says why."""
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean and sample standard deviation of one number over seeds.
-
-    Args:
-        mean: arithmetic mean.
-        sd: sample standard deviation; None for one value.
-    """
-
-    mean: float
-    sd: float | None
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        """Mean and standard deviation of at least one value."""
-        return cls(statistics.fmean(values), statistics.stdev(values) if values[1:] else None)
-
-    def text(self, digits: int, scale: float = 1.0) -> str:
-        """`mean ± sd`, both times `scale`, with `digits` decimals."""
-        mean = f"{self.mean * scale:.{digits}f}"
-        return mean if self.sd is None else f"{mean} ± {self.sd * scale:.{digits}f}"
 
 
 def load_records(results: Path, name: str) -> dict[str, list[RunRecord]]:
@@ -68,7 +49,7 @@ def load_records(results: Path, name: str) -> dict[str, list[RunRecord]]:
     if not out:
         raise TableError(
             f"no records under {results / name}: run `neuroprune bench` on the experiments of "
-            f"{name!r} first, or remove the marker <!-- table:{name} -->."
+            f"{name!r} first, or do not ask for them."
         )
     return {key: sorted(records, key=lambda r: r.seed) for key, records in out.items()}
 
@@ -78,34 +59,25 @@ def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _side(records: Sequence[RunRecord], section: str, side: str, *keys: str) -> Spread | None:
-    values = []
-    for record in records:
-        value: Any = getattr(record, section).get(side, {})
-        for key in keys:
-            value = value.get(key) if isinstance(value, Mapping) else None
-        if not isinstance(value, int | float):
-            return None
-        values.append(float(value))
-    return Spread.of(values)
-
-
 def _metric(records: Sequence[RunRecord], side: str, name: str) -> str:
-    spread = _side(records, "metrics", side, name)
+    spread = side_spread(records, "metrics", side, name)
     if spread is None:
         return "-"
-    return spread.text(1, 100.0) if name in _IN_PERCENT else spread.text(2)
+    return spread.text(1, 100.0) if name in IN_PERCENT else spread.text(2)
 
 
 def _cell(
     records: Sequence[RunRecord], section: str, side: str, keys: Sequence[str], scale: float, n: int
 ) -> str:
-    spread = _side(records, section, side, *keys)
+    spread = side_spread(records, section, side, *keys)
     return "-" if spread is None else spread.text(n, scale)
 
 
 def experiment_table(results: Path, name: str) -> str:
     """The table of one experiment folder: a dense row, then one row per method and setting.
+
+    Where a run asked for a target, the table also says what was kept of the dense model's quality,
+    and how long the training took.
 
     Args:
         results: folder of the committed records.
@@ -115,13 +87,32 @@ def experiment_table(results: Path, name: str) -> str:
     records = [record for group in groups.values() for record in group]
     metrics = list(records[0].metrics.get("names", ()))
     batches = sorted({int(b) for r in records for b in r.speeds.get("dense", {})})
-    dense = list({(r.seed, str(r.metrics.get("dense"))): r for r in records}.values())
-    rows = [_row("dense", dense, "dense", metrics, batches)]
+    rows = [_row("dense", dense_runs(records), "dense", metrics, batches)]
     rows += [_row(key, group, "pruned", metrics, batches) for key, group in groups.items()]
-    header = ["run", *(f"{m} (%)" if m in _IN_PERCENT else m for m in metrics)]
+    header = ["run", *(f"{m} (%)" if m in IN_PERCENT else m for m in metrics)]
     header += ["weight sparsity (%)", "structural sparsity (%)", "parameters (M)", "disk (MB)"]
     header += [f"speed, batch {b} (x dense)" for b in batches]
-    return f"{_markdown(header, rows)}\n\n{_caption(records)}"
+    caption = _caption(records)
+    if metrics and any(has_target(record) for record in records):
+        header += ["quality kept (% of dense)", "training time (x dense)"]
+        rows[0] += ["100", "1"]
+        for row, group in zip(rows[1:], groups.values(), strict=True):
+            row += _against_dense(group, metrics[0])
+        caption += (
+            f" Quality kept: {metrics[0]}, and training time, against the dense run of the same "
+            "seed."
+        )
+    return f"{_markdown(header, rows)}\n\n{caption}"
+
+
+def _against_dense(records: Sequence[RunRecord], metric: str) -> list[str]:
+    """What was kept and what it took, record by record: a ratio of means would hide the pairs."""
+    kept = spread_of([quality_kept(record, metric) for record in records])
+    time = spread_of([training_time(record) for record in records])
+    return [
+        "-" if kept is None else kept.text(1, 100.0),
+        "-" if time is None else time.text(2),
+    ]
 
 
 def _row(

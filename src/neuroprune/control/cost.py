@@ -131,3 +131,24 @@ def cheapest_and_dearest(
                     dearest[n + u] = max(dearest.get(n + u, -math.inf), high[n] + cost)
         low, high = cheapest, dearest
     return low.get(total, math.inf), high.get(total, -math.inf)
+
+
+def never_falling(values: Sequence[float]) -> list[float]:
+    """The nearest sequence (in squares) that never falls: pool adjacent violators.
+
+    Args:
+        values: noisy measurements of something that rises.
+
+    Returns:
+        As many values, of the same sum.
+
+    Reference: Barlow et al. (1972), Statistical inference under order restrictions, chapter 1.
+    """
+    pools: list[tuple[float, int]] = []  # sum, size
+    for value in values:
+        total, size = value, 1
+        while pools and pools[-1][0] / pools[-1][1] > total / size:
+            before = pools.pop()
+            total, size = total + before[0], size + before[1]
+        pools.append((total, size))
+    return [total / size for total, size in pools for _ in range(size)]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from neuroprune.anatomy import Anatomy
 from neuroprune.anatomy.inputs import device_of, sample_inputs
 from neuroprune.config import ConfigError
-from neuroprune.control.cost import CostModel, Curve
+from neuroprune.control.cost import CostModel, Curve, never_falling
 from neuroprune.control.stopwatch import interleaved
 from neuroprune.plan import ShrinkPlan
 from neuroprune.surgery import shrink_
@@ -23,7 +23,7 @@ from neuroprune.surgery import shrink_
 FRACTIONS = (1 / 2, 1 / 4, 1 / 12, 0.0)  # of a block's units that are kept; the last is none
 MOST_SPREAD = 0.25  # of the dense model's times: inter-quartile range / median
 _BUDGET_SECONDS = 20.0
-_FEWEST_TURNS, _MOST_TURNS, _WARMUP = 3, 40, 1
+_FEWEST_TURNS, _MOST_TURNS, _WARMUP = 5, 40, 1
 Units = Mapping[str, int]  # block name -> units
 
 
@@ -37,9 +37,10 @@ def measure_latency(model: nn.Module, anatomy: Anatomy, batch: int, length: int)
         fixed      = t(no block keeps a unit)
 
     A kind is all blocks that differ in their layer number only; `share_b` is the block's share of
-    the kind's units. What cuts save together is not the sum of what each saves alone; s makes the
-    curves add up to what was measured where all blocks keep the same share. Curves never fall: a
-    cut that was timed slower than a smaller one counts as that one.
+    the kind's units. What cuts save together is not the sum of what each saves alone, and it is
+    measured more surely; s makes the curves add up to it where all blocks keep the same share.
+    Deeper cuts save more: savings that were timed otherwise are pooled (`never_falling`), and what
+    is left of it after s counts as flat.
 
     The model, its configuration, its gradients and the state of the random generators are left
     alone: only copies are cut and run, in eval mode, as they would be after training (without the
@@ -62,11 +63,13 @@ def measure_latency(model: nn.Module, anatomy: Anatomy, batch: int, length: int)
     levels = {k: [_kept(units, f, groups) for f in FRACTIONS] for k, units in kinds.items()}
     variants = (len(kinds) + 1) * len(FRACTIONS)
     saved = _Savings(model, anatomy, sample_inputs(model, batch, length), variants)
-    alone = {kind: [saved(kept) for kept in rows] for kind, rows in levels.items()}
-    together = [
-        saved({name: n for rows in levels.values() for name, n in rows[i].items()})
-        for i in range(len(FRACTIONS))
-    ]
+    alone = {kind: never_falling([saved(kept) for kept in rows]) for kind, rows in levels.items()}
+    together = never_falling(
+        [
+            saved({name: n for rows in levels.values() for name, n in rows[i].items()})
+            for i in range(len(FRACTIONS))
+        ]
+    )
     dense = _dense_time(saved.seconds, batch, length)
     for i, joint in enumerate(together):
         separate = sum(row[i] for row in alone.values())
@@ -155,7 +158,7 @@ def _copy(model: nn.Module) -> nn.Module:
     for module in copied.modules():
         # What replaced a forward on the instance (accelerate does, for mixed precision) still runs
         # the original's layers; the class's own forward runs those of the copy.
-        pass
+        module.__dict__.pop("forward", None)
     return copied.eval()
 
 

@@ -118,6 +118,14 @@ class Method(Generic[ConfigT]):
     def teardown(self) -> None:
         """Once, when the pruner detaches: remove what `setup` registered."""
 
+    def before_shrink_(self, plan: ShrinkPlan, anatomy: Anatomy) -> None:
+        """Prepare a cut that is about to be made, such as by letting others take over.
+
+        Args:
+            plan: what will be removed.
+            anatomy: the model's blocks.
+        """
+
     def after_shrink_(self, plan: ShrinkPlan, anatomy: Anatomy) -> None:
         """Follow a cut that was made.
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from neuroprune.anatomy import Anatomy
-from neuroprune.config import Apply, Config, NeuroPrune
+from neuroprune.anatomy import Anatomy, AttentionBlock
+from neuroprune.config import Apply, Config, Dominating, NeuroPrune, Redundancy, Weights
 from neuroprune.core.connectivity import connectivity
 from neuroprune.core.penalties import (
     attention_penalty,
@@ -29,7 +29,9 @@ from neuroprune.core.penalties import (
 from neuroprune.core.proximal import group_l1_half_prox_, soft_threshold_
 from neuroprune.core.redundancy import find_dominating, merge_map, similarity_matrix
 from neuroprune.methods.method import Method, StepSizeOf, add_grad_, common_step_size, trained
+from neuroprune.methods.redundant_heads import FeatureMoments, absorb_heads_, redundant_heads
 from neuroprune.methods.target import TargetMethod
+from neuroprune.methods.zeros import ZerosMethod
 from neuroprune.plan import ShrinkPlan
 
 
@@ -48,11 +50,18 @@ class NeuroPruneMethod(Method[NeuroPrune]):
     @classmethod
     def variant(cls, config: Config) -> type[Method]:
         """The paper's mode, or target mode where a target is given."""
-        asks = isinstance(config, NeuroPrune) and config.target is not None
-        return TargetMethod if asks else cls
+        if not isinstance(config, NeuroPrune) or config.target is None:
+            return cls
+        return ZerosMethod if isinstance(config.target[0], Weights) else TargetMethod
+
+    def __init__(self, config: NeuroPrune, total_steps: int | None = None) -> None:
+        super().__init__(config, total_steps)
+        self.moments = FeatureMoments()
 
     def setup(self, anatomy: Anatomy, optimizer: Optimizer) -> None:
         """In proximal mode, see that q, k and v of a layer have one learning rate.
+
+        For redundancy by function, begin to watch what enters the output projections.
 
         Raises:
             ConfigError: they have not.
@@ -64,6 +73,8 @@ class NeuroPruneMethod(Method[NeuroPrune]):
                     parts = trained(group, rates.get)
                     if parts:
                         common_step_size(parts, rates.get)
+        if self._how is not Redundancy.WEIGHTS:
+            self.moments.attach(anatomy, mlps=False)
 
     def penalty(self, anatomy: Anatomy) -> Tensor:
         """alpha * sum of R_mlp over the MLP matrices + beta * sum of R_attn over the row groups."""
@@ -122,12 +133,36 @@ class NeuroPruneMethod(Method[NeuroPrune]):
 
     def select(self, anatomy: Anatomy, budget: float | None = None) -> ShrinkPlan:
         """Algorithm 2: in every attention layer, merge each dominated head into its dominator."""
-        return ShrinkPlan(
-            merge_heads={
-                block.name: merge_map(
-                    find_dominating(similarity_matrix(block.heads(), self.config.theta))
-                )
-                for block in anatomy.attentions
-                if block.num_heads > 1
-            }
-        )
+        return ShrinkPlan(merge_heads={b.name: self._merges(b) for b in anatomy.attentions})
+
+    def _merges(self, block: AttentionBlock) -> dict[int, int]:
+        c = self.config
+        if self._how is Redundancy.WEIGHTS and c.dominating is Dominating.PAPER:
+            if block.num_heads < 2:
+                return {}
+            return merge_map(find_dominating(similarity_matrix(block.heads(), c.theta)))
+        gram = self.moments.gram(block.o_proj)
+        if self._how is not Redundancy.WEIGHTS and gram is None:
+            return {}  # nothing was seen since the last cut
+        return redundant_heads(block, self._how, c.theta, Dominating(c.dominating), gram)
+
+    @property
+    def _how(self) -> Redundancy:
+        return Redundancy(self.config.redundancy or Redundancy.WEIGHTS)
+
+    def before_shrink_(self, plan: ShrinkPlan, anatomy: Anatomy) -> None:
+        """By function, the dominator absorbs in least squares; the paper's sum is surgery's."""
+        if self._how is Redundancy.WEIGHTS:
+            return
+        for block in anatomy.attentions:
+            gram = self.moments.gram(block.o_proj)
+            if block.name in plan.merge_heads and gram is not None:
+                absorb_heads_(block, plan.merge_heads[block.name], gram)
+
+    def after_shrink_(self, plan: ShrinkPlan, anatomy: Anatomy) -> None:
+        """Measure anew: the features have changed."""
+        self.moments.forget()
+
+    def teardown(self) -> None:
+        """Stop watching."""
+        self.moments.remove()

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from neuroprune.anatomy import Anatomy
-from neuroprune.config import Heads, Target
+from neuroprune.anatomy.inputs import evaluating, sample_inputs
+from neuroprune.config import ConfigError, Flops, Heads, Latency, Target
 from neuroprune.control.cost import CostModel, Curve
 from neuroprune.core.allocation import poorest_to_budget
 from neuroprune.methods.goals import Goal, check_heads, goal_of, unit_counts
@@ -28,6 +29,9 @@ def goals_of(targets: Sequence[Target], anatomy: Anatomy) -> tuple[Goal, ...]:
     Raises:
         ConfigError: one cannot be reached; the message gives the range that can.
     """
+    for target in targets:
+        if isinstance(target, Flops | Latency):
+            _check_length(target, anatomy)
     heads = next((t for t in targets if isinstance(t, Heads)), None)
     goals = [
         goal_of(t, anatomy, anatomy.model, heads_kept=None if heads is None else heads.count)
@@ -38,6 +42,18 @@ def goals_of(targets: Sequence[Target], anatomy: Anatomy) -> tuple[Goal, ...]:
         check_heads(heads, anatomy)
         goals.append(_head_goal(heads, anatomy))
     return tuple(goals)
+
+
+def _check_length(target: Flops | Latency, anatomy: Anatomy) -> None:
+    """Refuse a length that the model has no positions for, before anything is measured."""
+    try:
+        with evaluating(anatomy.model):
+            anatomy.model(**sample_inputs(anatomy.model, 1, target.length))
+    except (RuntimeError, IndexError) as error:
+        raise ConfigError(
+            f"{target}: the model cannot read {target.length} tokens ({str(error).splitlines()[0]})"
+            f". Give a shorter length, such as {target.kind}:{target.kept:g}@{target.batch}x32."
+        ) from error
 
 
 def _head_goal(target: Heads, anatomy: Anatomy) -> Goal:
@@ -70,8 +86,19 @@ def poorest_units(
         _meet(head_goal, progress, anatomy.attentions, scores, anatomy, gone)
     if goals[0] is not head_goal:
         blocks = list(anatomy.mlps if head_goal is not None else anatomy.blocks())
-        _meet(goals[0], progress, blocks, scores, anatomy, gone)
+        later = 0.0
+        if head_goal is not None and progress < 1.0:
+            later = _heads_to_come(goals[0], head_goal, anatomy)
+        _meet(goals[0], progress, blocks, scores, anatomy, gone, later)
     return gone
+
+
+def _heads_to_come(goal: Goal, heads: Goal, anatomy: Anatomy) -> float:
+    """Cost of the heads that still have to go, which neurons must not make up for."""
+    present = {b.name: b.num_heads for b in anatomy.attentions}
+    cost = sum(goal.cost.curves[name].per_unit * n for name, n in present.items())
+    number = sum(present.values())
+    return cost * (number - heads.kept) / number if number else 0.0
 
 
 def _meet(
@@ -81,8 +108,13 @@ def _meet(
     scores: Mapping[str, Tensor],
     anatomy: Anatomy,
     gone: dict[str, Tensor],
+    later: float = 0.0,
 ) -> None:
-    """Mark the poorest units of `blocks`, beside those already marked, so that the goal is met."""
+    """Mark the poorest units of `blocks`, beside those already marked, so that the goal is met.
+
+    What others than `blocks` will free is `later`: on the way, `blocks` free the same share of
+    what is left for them as the schedule wants of all.
+    """
     sizes = {b.name: heads_per_unit(b) for b in anatomy.blocks()}
     counts = unit_counts(anatomy)
     price = {b.name: max(goal.cost.curves[b.name].per_unit * sizes[b.name], 1e-12) for b in blocks}
@@ -95,6 +127,10 @@ def _meet(
     allowed = goal.scheduled(progress)
     before = goal.cost.kept(_left(counts, gone, sizes))
     needed = before - allowed
+    if later:
+        now = goal.cost.kept(counts)
+        share = (now - allowed) / max(now - goal.kept, 1e-12)
+        needed = share * (now - goal.kept - later)
     for _ in range(_ROUNDS):
         mask = poorest_to_budget(ranked, costs, needed, close=progress >= 1.0)
         parts = mask.split([len(scores[b.name]) for b in blocks])
@@ -102,7 +138,7 @@ def _meet(
         surplus = goal.cost.kept(_left(counts, marked, sizes)) - allowed
         # Straight curves are met at once; others are approached, on the way from above.
         enough = surplus >= -_CLOSE * goal.start and (progress < 1.0 or surplus <= 0)
-        if goal.is_straight or enough or needed <= 0:
+        if goal.is_straight or later or enough or needed <= 0:
             break
         needed += surplus
     gone |= {b.name: part for b, part in zip(blocks, parts, strict=True)}

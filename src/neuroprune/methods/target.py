@@ -16,14 +16,16 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from neuroprune.anatomy import Anatomy
-from neuroprune.config import ConfigError, Connectivity, NeuroPrune
+from neuroprune.config import ConfigError, Connectivity, NeuroPrune, Redundancy
 from neuroprune.control.schedule import cubic_sparsity, cut_interval
 from neuroprune.methods.connectivity import UnitConnectivity, check_trained
 from neuroprune.methods.goals import Goal
 from neuroprune.methods.method import Method, StepSizeOf
 from neuroprune.methods.poorest import goals_of, poorest_units
 from neuroprune.methods.pressure import Pressure
-from neuroprune.methods.units import plan_of
+from neuroprune.methods.redundant_heads import FeatureMoments
+from neuroprune.methods.takeover import Takeover, repair_
+from neuroprune.methods.units import masks_of, plan_of
 from neuroprune.plan import ShrinkPlan
 
 
@@ -56,6 +58,8 @@ class TargetMethod(Method[NeuroPrune]):
         self.pressure = Pressure()
         self.goals: tuple[Goal, ...] = ()
         self.interval = 1
+        self.takeover: Takeover | None = None
+        self.repair: FeatureMoments | None = None
 
     @property
     def eps(self) -> float:
@@ -73,6 +77,13 @@ class TargetMethod(Method[NeuroPrune]):
             )
         self._use(goals_of(self.config.target, anatomy))
         self.connectivity.attach(anatomy)
+        every = max(1, self.interval // 2)
+        if self.config.redundancy is not None:
+            how = Redundancy(self.config.redundancy)
+            self.takeover = Takeover(how, self.config.theta, every)
+            self.takeover.attach(anatomy)
+        if self.config.repair:
+            self.repair = FeatureMoments(every=every, rows=512)
 
     def _use(self, goals: tuple[Goal, ...]) -> None:
         self.goals = goals
@@ -83,6 +94,10 @@ class TargetMethod(Method[NeuroPrune]):
     def teardown(self) -> None:
         """Stop watching."""
         self.connectivity.detach()
+        if self.takeover is not None:
+            self.takeover.detach()
+        if self.repair is not None:
+            self.repair.remove()
 
     def observe_(self, anatomy: Anatomy) -> None:
         """Follow the connectivity until the last cut."""
@@ -119,9 +134,20 @@ class TargetMethod(Method[NeuroPrune]):
         """Meet the target, wherever the schedule stands."""
         return self.select(anatomy, 1.0)
 
+    def before_shrink_(self, plan: ShrinkPlan, anatomy: Anatomy) -> None:
+        """Let those who stay take over from those who go."""
+        gone = masks_of(anatomy, plan)
+        if self.takeover is not None:
+            self.takeover.absorb_(anatomy, gone)
+        if self.repair is not None and self.step >= self._end:
+            repair_(anatomy, gone, self.repair)
+            self.repair.remove()
+
     def after_shrink_(self, plan: ShrinkPlan, anatomy: Anatomy) -> None:
         """Forget who has gone, and name who is next."""
         self.connectivity.after_shrink_(plan, anatomy)
+        if self.takeover is not None:
+            self.takeover.after_shrink_()
         self._condemn(anatomy)
 
     @property
@@ -150,7 +176,13 @@ class TargetMethod(Method[NeuroPrune]):
             self.pressure.nobody()
             return
         soon = min(self.step + self.interval, self._end)
+        if self.repair is not None and soon == self._end:
+            self.repair.attach(anatomy)  # what the last cut takes is repaired, not faded out
+            self.pressure.nobody()
+            return
         gone = self._poorest(anatomy, self._progress(soon))
+        if self.takeover is not None:
+            self.takeover.absorb_(anatomy, gone)
         scores = {b.name: self.connectivity.of(b) for b in anatomy.blocks()}
         self.pressure.condemn(anatomy, gone, scores, soon - self.step)
 
@@ -158,6 +190,8 @@ class TargetMethod(Method[NeuroPrune]):
     def _poorest(self, anatomy: Anatomy, progress: float) -> dict[str, Tensor]:
         """Masks of the units without which every goal is met so far."""
         scores = {b.name: self.connectivity.of(b).double().cpu() for b in anatomy.blocks()}
+        if self.takeover is not None:
+            scores = {b.name: self.takeover.joined(b, scores[b.name]) for b in anatomy.blocks()}
         return poorest_units(self.goals, progress, scores, anatomy)
 
     def state_dict(self) -> dict[str, Any]:

@@ -69,6 +69,23 @@ def plan_of(anatomy: Anatomy, gone: Mapping[str, Tensor]) -> ShrinkPlan:
     return ShrinkPlan(heads, neurons)
 
 
+def masks_of(anatomy: Anatomy, plan: ShrinkPlan) -> dict[str, Tensor]:
+    """Block name -> mask over its units, true for those that a plan removes.
+
+    Args:
+        anatomy: the model's blocks, before the cut.
+        plan: the cut.
+    """
+    masks = {}
+    for block in anatomy.blocks():
+        mask = torch.zeros(unit_number(block), dtype=torch.bool)
+        plans = plan.remove_heads if isinstance(block, AttentionBlock) else plan.remove_neurons
+        size = heads_per_unit(block)
+        mask[[i // size for i in plans.get(block.name, ())]] = True
+        masks[block.name] = mask
+    return masks
+
+
 def kept_units(block: Block, plan: ShrinkPlan) -> Tensor | None:
     """Indices of the units of a block, as it was before a plan, that the plan leaves.
 

@@ -1,0 +1,131 @@
+"""Target mode for weight sparsity: preferential attachment of single weights, with one knob."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from neuroprune.anatomy import Anatomy
+from neuroprune.config import ConfigError, NeuroPrune, Weights
+from neuroprune.control.schedule import cubic_sparsity, cut_interval
+from neuroprune.core.allocation import smallest_magnitudes_threshold
+from neuroprune.core.connectivity import connectivity
+from neuroprune.methods.goals import check_weights
+from neuroprune.methods.method import Method, StepSizeOf, trained
+from neuroprune.plan import ShrinkPlan
+
+_NEEDS_UNITS = ("snapshots", "uniform", "repair", "redundancy")
+
+
+class ZerosMethod(Method[NeuroPrune]):
+    """Single weights go until a share of the dense weights is zero or removed.
+
+    The paper pushes a weight of an MLP row by lambda / c_i, so that with a common strength the
+    weights with |w| * c_i below a level are gone. Here the level is what the schedule needs:
+
+        keep w_ij   where   |w_ij| * c_i > tau,    tau: so many weights are zero as scheduled
+
+    c_i is the row's connectivity in MLP matrices and 1 in attention. Rows that lost weights lose
+    more, and neurons and heads that have lost all are removed physically when training ends.
+
+    Args:
+        config: with a target of `Weights`.
+        total_steps: optimizer steps of the whole training; needed.
+
+    Raises:
+        ConfigError: total_steps is missing, or a setting that is about whole units is given.
+
+    Reference: Dhurandhar et al. (2024), arXiv 2404.01306, section 3.1; the level instead of a
+    strength is that of iterative hard thresholding.
+    """
+
+    config_type: ClassVar = NeuroPrune
+
+    def __init__(self, config: NeuroPrune, total_steps: int | None = None) -> None:
+        super().__init__(config, total_steps)
+        if not total_steps or total_steps < 1:
+            raise ConfigError(
+                "a target is reached along a schedule, which needs the length of the training: "
+                f"attach(..., total_steps=N) with N >= 1, got {total_steps!r}."
+            )
+        given = [name for name in _NEEDS_UNITS if getattr(config, name)]
+        if given:
+            raise ConfigError(
+                f"NeuroPrune.{', '.join(given)} are about whole heads and neurons, a weight "
+                "sparsity about single weights. Use a structural target, such as target=0.8."
+            )
+        self.target: Weights = config.target[0]
+        self.schedule_steps = total_steps
+        self.step = 0
+        ramp = (config.end - config.begin) * total_steps
+        self.interval = cut_interval(self.target.sparsity, ramp)
+        self._keep: dict[Tensor, Tensor] = {}
+
+    @property
+    def eps(self) -> float:
+        """Nothing more is set to zero when training ends."""
+        return 0.0
+
+    def setup(self, anatomy: Anatomy, optimizer: Optimizer) -> None:
+        """Refuse what cannot be reached; what is zero already stays zero."""
+        check_weights(self.target, anatomy)
+        self._remember_zeros(anatomy)
+
+    @torch.no_grad()
+    def prox_(self, anatomy: Anatomy, step_size_of: StepSizeOf) -> None:
+        """Hold what is zero at zero, and let more go when it is time."""
+        self.step += 1
+        for w, keep in self._keep.items():
+            w.mul_(keep)
+        begin, end = (round(x * self.schedule_steps) for x in (self.config.begin, self.config.end))
+        since = self.step - begin
+        if 0 < since and self.step <= end and (since % self.interval == 0 or self.step == end):
+            self._mask_(anatomy, step_size_of, self._scheduled())
+
+    def zero_small_(self, anatomy: Anatomy, step_size_of: StepSizeOf) -> None:
+        """When training ends: meet the target, wherever the schedule stands."""
+        self._mask_(anatomy, step_size_of, self.target.sparsity)
+
+    def after_shrink_(self, plan: ShrinkPlan, anatomy: Anatomy) -> None:
+        """The zeros of the new matrices are those of the old."""
+        self._remember_zeros(anatomy)
+
+    def _scheduled(self) -> float:
+        c = self.config
+        steps = self.schedule_steps
+        return cubic_sparsity(self.step, steps, self.target.sparsity, c.begin, c.end)
+
+    @torch.no_grad()
+    def _mask_(self, anatomy: Anatomy, step_size_of: StepSizeOf, sparsity: float) -> None:
+        held = trained(tuple(anatomy.matrices()), step_size_of)
+        neurons = {w for block in anatomy.mlps for w in block.matrices()}
+        matrices = [w for w in held if w.numel()]
+        kept = sum(w.numel() for w in anatomy.matrices())
+        goal = math.ceil(sparsity * anatomy.dense_weights) - (anatomy.dense_weights - kept)
+        levels = [self._level(w, w in neurons) for w in matrices]
+        threshold = smallest_magnitudes_threshold(torch.cat([x.flatten() for x in levels]), goal)
+        for w, level in zip(matrices, levels, strict=True):
+            w.masked_fill_(level <= threshold, 0.0)
+        self._remember_zeros(anatomy)
+
+    def _level(self, weight: Tensor, attaches: bool) -> Tensor:
+        magnitude = weight.detach().abs().float()
+        if not attaches:
+            return magnitude
+        return magnitude * connectivity(weight, self.config.eps).float().unsqueeze(1)
+
+    def _remember_zeros(self, anatomy: Anatomy) -> None:
+        self._keep = {w: w.detach() != 0 for w in anatomy.matrices() if w.requires_grad}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The step count; what is zero is read off the weights."""
+        return {"step": self.step}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue at the saved step."""
+        self.step = int(state["step"])

@@ -1,0 +1,123 @@
+"""What records say, over seeds: for tables and plots. Standard library only."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from neuroprune.record import RunRecord
+
+IN_PERCENT = frozenset(
+    {"accuracy", "f1", "matthews", "pearson", "spearman", "rouge1", "rouge2", "rougeL", "rougeLsum"}
+)
+LESS_IS_BETTER = frozenset({"perplexity"})
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation of one number over seeds.
+
+    Args:
+        mean: arithmetic mean.
+        sd: sample standard deviation; None for one value.
+    """
+
+    mean: float
+    sd: float | None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Mean and standard deviation of at least one value."""
+        return cls(statistics.fmean(values), statistics.stdev(values) if values[1:] else None)
+
+    def text(self, digits: int, scale: float = 1.0) -> str:
+        """`mean ± sd`, both times `scale`, with `digits` decimals."""
+        mean = f"{self.mean * scale:.{digits}f}"
+        return mean if self.sd is None else f"{mean} ± {self.sd * scale:.{digits}f}"
+
+
+def number_of(record: RunRecord, section: str, side: str, *keys: str) -> float | None:
+    """One number of a record; None where the record does not have it.
+
+    Args:
+        record: the record.
+        section: "metrics", "sizes", "speeds" or "training".
+        side: "dense", "pruned" or "speedup".
+        keys: the way from there.
+    """
+    value: Any = getattr(record, section).get(side, {})
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    good = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if good else None
+
+
+def spread_of(values: Sequence[float | None]) -> Spread | None:
+    """Mean and deviation, or None where one value is missing.
+
+    Args:
+        values: one per record.
+    """
+    found = [value for value in values if value is not None]
+    return Spread.of(found) if found and len(found) == len(values) else None
+
+
+def side_spread(records: Sequence[RunRecord], section: str, side: str, *keys: str) -> Spread | None:
+    """`number_of` over records, or None where one of them lacks it.
+
+    Args:
+        records: one per seed.
+        section: see `number_of`.
+        side: see `number_of`.
+        keys: see `number_of`.
+    """
+    return spread_of([number_of(record, section, side, *keys) for record in records])
+
+
+def dense_runs(records: Iterable[RunRecord]) -> list[RunRecord]:
+    """Records whose dense runs differ: methods of one experiment share theirs.
+
+    Args:
+        records: of one experiment folder.
+    """
+    return list({(r.seed, str(r.metrics.get("dense"))): r for r in records}.values())
+
+
+def quality_kept(record: RunRecord, metric: str) -> float | None:
+    """Quality of the pruned model as a share of the dense model's of the same seed.
+
+    Args:
+        record: the record, which holds both.
+        metric: name of the metric. Where less is better, the share is the inverse.
+
+    Returns:
+        The share, or None where it means nothing: a number is missing, or not above 0.
+    """
+    dense, pruned = (number_of(record, "metrics", side, metric) for side in ("dense", "pruned"))
+    if dense is None or pruned is None or dense <= 0.0:
+        return None
+    if metric in LESS_IS_BETTER:
+        return dense / pruned if pruned > 0.0 else None
+    return pruned / dense
+
+
+def training_time(record: RunRecord) -> float | None:
+    """Wall-clock time of the pruned training as a multiple of the dense training's.
+
+    Args:
+        record: the record, which holds both.
+    """
+    dense, pruned = (number_of(record, "training", side, "seconds") for side in ("dense", "pruned"))
+    return pruned / dense if dense and pruned is not None else None
+
+
+def has_target(record: RunRecord) -> bool:
+    """Whether the run asked for a size, a speed or a number of heads.
+
+    Args:
+        record: the record.
+    """
+    method = record.config.get("method", {})
+    return method.get("name") == "neuroprune" and method.get("target") is not None

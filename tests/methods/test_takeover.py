@@ -1,0 +1,149 @@
+"""Who takes over from whom: likeness joined with importance, absorption, folding, repair."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from neuroprune.anatomy import anatomy_of
+from neuroprune.choices import Redundancy
+from neuroprune.config import NeuroPrune
+from neuroprune.methods.redundant_heads import FeatureMoments
+from neuroprune.methods.takeover import Takeover, fold_neurons_, repair_
+from neuroprune.pruner import attach
+from tests.zoo import inputs_for, logits, make_inputs, make_model
+
+
+def twin_heads_(model: nn.Module, source: int = 0, copy: int = 2) -> None:
+    """Make one head of every attention a copy of another in q, k and v; W_O stays its own."""
+    with torch.no_grad():
+        for block in anatomy_of(model).attentions:
+            for layer in (block.q_proj, block.k_proj, block.v_proj):
+                width = block.head_dim
+                to, of = slice(copy * width, copy * width + width), slice(source * width, None)
+                layer.weight[to] = layer.weight[of][:width]
+                if layer.bias is not None:
+                    layer.bias[to] = layer.bias[of][:width]
+
+
+def seen(model: nn.Module, takeover: Takeover, family: str) -> None:
+    takeover.attach(anatomy_of(model))
+    model.train()
+    for seed in range(4):
+        model(**inputs_for(model, family, seed))
+    model.eval()
+
+
+@pytest.mark.parametrize("how", ["weights", "output"])
+def test_of_two_that_do_the_same_the_poorer_is_discounted(how: str) -> None:
+    model = make_model("bert")
+    twin_heads_(model)
+    for block in anatomy_of(model).attentions:  # outputs alike, too
+        with torch.no_grad():
+            width = block.head_dim
+            block.o_proj.weight[:, 2 * width : 3 * width] = block.o_proj.weight[:, :width]
+    takeover = Takeover(Redundancy(how), 0.1, 1)
+    seen(model, takeover, "bert")
+    block = anatomy_of(model).attentions[0]
+    joined = takeover.joined(block, torch.tensor([3.0, 2.0, 1.0, 4.0]).double())
+    assert float(joined[2]) == pytest.approx(0.0, abs=1e-4)
+    assert float(joined[0]) > 0.5 and float(joined[3]) == 4.0
+    takeover.detach()
+
+
+@pytest.mark.parametrize("family", ["bert", "opt"])
+@pytest.mark.parametrize("how", ["weights", "circuit", "output"])
+def test_a_twin_takes_over_exactly(family: str, how: str) -> None:
+    """A copy of a head goes: the outputs do not change, whatever its W_O was."""
+    model = make_model(family)
+    twin_heads_(model)
+    takeover = Takeover(Redundancy(how), 0.9, 1)
+    seen(model, takeover, family)
+    anatomy = anatomy_of(model)
+    gone = {b.name: torch.zeros(b.num_heads, dtype=torch.bool) for b in anatomy.attentions}
+    gone |= {b.name: torch.zeros(b.d_ff, dtype=torch.bool) for b in anatomy.mlps}
+    if how == "output":  # like heads in output have like W_O
+        with torch.no_grad():
+            for block in anatomy.attentions:
+                w, width = block.o_proj.weight, block.head_dim
+                w[:, 2 * width : 3 * width] = w[:, :width]
+    before = logits(model, make_inputs(family))
+    for block in anatomy.attentions:
+        gone[block.name][2] = True
+    takeover.absorb_(anatomy, gone)
+    for block in anatomy.attentions:
+        assert not block.o_proj.weight[:, 2 * block.head_dim : 3 * block.head_dim].any()
+    torch.testing.assert_close(logits(model, make_inputs(family)), before, rtol=0, atol=2e-3)
+
+
+def test_parallel_relu_neurons_fold_exactly_whoever_goes() -> None:
+    model = make_model("opt")
+    block = anatomy_of(model).mlps[0]
+    with torch.no_grad():
+        for layer in block.fan_in():
+            layer.weight[5] = 3.0 * layer.weight[9]
+            layer.bias[5] = 3.0 * layer.bias[9]
+    for leaving in (5, 9):
+        twin = make_model("opt")
+        twin.load_state_dict(model.state_dict())
+        mlp = anatomy_of(twin).mlps[0]
+        gone = torch.zeros(mlp.d_ff, dtype=torch.bool)
+        gone[leaving] = True
+        before = logits(twin, make_inputs("opt"))
+        fold_neurons_(mlp, gone, 0.99)
+        assert not mlp.down_proj.weight[:, leaving].any()
+        torch.testing.assert_close(logits(twin, make_inputs("opt")), before, rtol=0, atol=1e-4)
+
+
+def test_repair_beats_plain_removal() -> None:
+    """On the data it was fitted to, the repaired layer is nearer to the dense one."""
+    model = make_model("bert").train()
+    anatomy = anatomy_of(model)
+    block = anatomy.mlps[0]
+    moments = FeatureMoments(every=1)
+    moments.watch([block.down_proj])
+    inputs: list[torch.Tensor] = []
+    hook = block.down_proj.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+    for seed in range(6):
+        model(**make_inputs("bert", seed))
+    hook.remove()
+    x = torch.cat([i.detach().reshape(-1, i.shape[-1]) for i in inputs])
+    dense = x @ block.down_proj.weight.detach().T
+    gone = {b.name: torch.zeros(b.num_heads, dtype=torch.bool) for b in anatomy.attentions}
+    gone |= {b.name: torch.zeros(b.d_ff, dtype=torch.bool) for b in anatomy.mlps}
+    gone[block.name][::3] = True
+    kept = (~gone[block.name]).float()
+    plain = ((x * kept) @ block.down_proj.weight.detach().T - dense).square().sum()
+    repair_(anatomy, gone, moments)
+    repaired = (x @ block.down_proj.weight.detach().T - dense).square().sum()
+    assert not block.down_proj.weight[:, ::3].any()
+    assert repaired < 0.7 * plain
+
+
+def test_functional_redundancy_in_the_papers_mode() -> None:
+    """NeuroPrune(redundancy="circuit") finds at the end of an epoch what weights do not show."""
+    removed = {}
+    for how in (None, "circuit"):
+        model = make_model("bert").train()
+        twin_heads_(model)
+        with torch.no_grad():  # the same head in another basis
+            for block in anatomy_of(model).attentions:
+                rows = slice(2 * block.head_dim, 3 * block.head_dim)
+                width = block.head_dim
+                block.o_proj.weight[:, rows] = block.o_proj.weight[:, :width]
+                block.q_proj.weight[rows] *= 2.0
+                block.k_proj.weight[rows] *= 0.5
+                block.q_proj.bias[rows] *= 2.0
+                block.k_proj.bias[rows] *= 0.5
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        config = NeuroPrune(alpha=0.0, beta=0.0, theta=0.01, redundancy=how)
+        pruner = attach(model, optimizer, config)
+        model(**make_inputs("bert")).loss.backward()
+        optimizer.step()
+        before = logits(model, make_inputs("bert"))
+        removed[how] = pruner.prune().num_heads
+        torch.testing.assert_close(logits(model, make_inputs("bert")), before, rtol=0, atol=1e-3)
+        pruner.finish()
+        assert not any(m._forward_pre_hooks for m in model.modules())
+    assert removed == {None: 0, "circuit": 2}
