@@ -1,6 +1,6 @@
 """neuroprune: make a Hugging Face transformer several times smaller while it is fine-tuned.
 
-    pruner = neuroprune.attach(model, optimizer, neuroprune.NeuroPrune(alpha=1e-4, beta=1e-3))
+    pruner = neuroprune.attach(model, optimizer, neuroprune.NeuroPrune(target=0.8), total_steps=N)
     ...  # ordinary loop; pruner.prune() at the end of each epoch
     pruner.finish()
     neuroprune.save_pretrained(model, "out/")
@@ -13,7 +13,17 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from neuroprune.config import L1, Magnitude, NeuroPrune
+from neuroprune.config import (
+    L1,
+    Flops,
+    Heads,
+    Latency,
+    Magnitude,
+    NeuroPrune,
+    Parameters,
+    Structural,
+    Weights,
+)
 from neuroprune.plan import ShrinkPlan
 
 if TYPE_CHECKING:
@@ -37,10 +47,16 @@ _LAZY = {
 
 __all__ = [
     "L1",
+    "Flops",
+    "Heads",
+    "Latency",
     "Magnitude",
     "NeuroPrune",
     "NeuroPruneCallback",
+    "Parameters",
     "ShrinkPlan",
+    "Structural",
+    "Weights",
     "anatomy_of",
     "attach",
     "from_pretrained",

@@ -113,7 +113,7 @@ class NeuroPrune(Config):
     redundancy: Redundancy | str | None = None
     dominating: Dominating | str = Dominating.PAPER
     begin: float = 0.05
-    end: float = 0.6
+    end: float = 0.4
     teacher: str | None = None
     repair: bool = False
     snapshots: tuple[float, ...] = ()

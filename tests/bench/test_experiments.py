@@ -32,15 +32,17 @@ def test_files_come_with_the_name_of_a_public_set(path: Path) -> None:
         assert 'dataset = "' in path.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("task", ["sst2", "mrpc"])
-def test_methods_of_one_task_share_their_dense_runs(task: str) -> None:
+@pytest.mark.parametrize(
+    ("task", "count"), [("sst2", 4), ("mrpc", 4), ("sst2-target", 3), ("mrpc-target", 3)]
+)
+def test_methods_of_one_task_share_their_dense_runs(task: str, count: int) -> None:
     configs = [RunConfig.load(path) for path in find_configs([EXPERIMENTS / task])]
-    assert len(configs) == 4
+    assert len(configs) == count
     assert len({config.with_seed(1).dense_digest for config in configs}) == 1
-    assert len({config.digest for config in configs}) == 4
+    assert len({config.digest for config in configs}) == count
     assert {config.seeds for config in configs} == {(1, 2, 3)}
 
 
 def test_the_tasks_that_are_asked_for_are_there() -> None:
-    tasks = {job_name(path).split("/")[0] for path in CONFIGS}
+    tasks = {job_name(path).split("/")[0].removesuffix("-target") for path in CONFIGS}
     assert tasks == {"demo", "sst2", "mrpc", "scitldr", "multi30k", "wikitext2"}

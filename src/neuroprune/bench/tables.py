@@ -49,7 +49,7 @@ def load_records(results: Path, name: str) -> dict[str, list[RunRecord]]:
     if not out:
         raise TableError(
             f"no records under {results / name}: run `neuroprune bench` on the experiments of "
-            f"{name!r} first, or do not ask for them."
+            f"{name!r} first, or remove the marker <!-- table:{name} -->."
         )
     return {key: sorted(records, key=lambda r: r.seed) for key, records in out.items()}
 
@@ -97,7 +97,7 @@ def experiment_table(results: Path, name: str) -> str:
         header += ["quality kept (% of dense)", "training time (x dense)"]
         rows[0] += ["100", "1"]
         for row, group in zip(rows[1:], groups.values(), strict=True):
-            row += _against_dense(group, metrics[0])
+            row.extend(_against_dense(group, metrics[0]))
         caption += (
             f" Quality kept: {metrics[0]}, and training time, against the dense run of the same "
             "seed."

@@ -9,6 +9,7 @@ import typer
 from neuroprune.cli.bench import bench
 from neuroprune.cli.evaluate import evaluate
 from neuroprune.cli.inspect import inspect
+from neuroprune.cli.plot import plot
 from neuroprune.cli.shrink import shrink
 from neuroprune.cli.train import train
 
@@ -48,3 +49,4 @@ app.command(name="eval")(evaluate)
 app.command(name="shrink")(shrink)
 app.command(name="inspect")(inspect)
 app.command(name="bench")(bench)
+app.command(name="plot")(plot)

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from neuroprune.cli.console import FAILED, UsageError, emit, guarded, quiet_libraries
-from neuroprune.cli.options import DataDir, Json, Settings, Source, Threads
+from neuroprune.cli.options import (
+    DataDir,
+    HeadCount,
+    Json,
+    Settings,
+    Source,
+    TargetText,
+    Threads,
+)
+from neuroprune.cli.settings import Asked, changed
 
 if TYPE_CHECKING:
+    from neuroprune.bench.config import RunConfig
     from neuroprune.bench.suite import Job
 
 
@@ -27,6 +41,8 @@ def bench(
         list[int] | None,
         typer.Option(min=0, help="In place of the configurations' seeds. Repeatable."),
     ] = None,
+    target: TargetText = None,
+    heads: HeadCount = None,
     model: Source = None,
     data_dir: DataDir = None,
     threads: Threads = None,
@@ -41,14 +57,28 @@ def bench(
     dry_run: Annotated[bool, typer.Option(help="Only say what would run.")] = False,
     json_output: Json = False,
 ) -> None:
-    """Run experiments that have no record yet, for each of their seeds, and keep the records."""
+    """Run experiments that have no record yet, for each of their seeds, and keep the records.
+
+    With --target or --heads, a task's experiments become one: its records go to
+    OUT/TASK/neuroprune-TARGET.
+    """
     if not paths and render is None and check is None:
         raise UsageError("give experiment folders to run, or --render or --check with a document.")
     payload: dict[str, Any] = {}
     shown: list[str] = []
     code = 0
     if paths:
-        todo = _jobs(paths, out, seed, (model, None, threads, settings))
+        change = partial(
+            changed,
+            where="the configuration",
+            model=model,
+            threads=threads,
+            settings=settings,
+            asked=Asked(target=target, heads=heads),
+        )
+        todo = _jobs(paths, out, seed, change)
+        if target is not None or heads is not None:
+            todo = _named_by_target(todo, out)
         if dry_run:
             payload["would_run"] = [job.title for job in todo if not job.done]
             shown += [f"would run {title}" for title in payload["would_run"]] or ["nothing to run"]
@@ -62,19 +92,29 @@ def bench(
 
 
 def _jobs(
-    paths: list[Path], out: Path, seeds: list[int] | None, options: tuple[Any, ...]
+    paths: list[Path],
+    out: Path,
+    seeds: list[int] | None,
+    change: Callable[[RunConfig], RunConfig],
 ) -> list[Job]:
     from neuroprune.bench.suite import find_configs, jobs
-    from neuroprune.cli.settings import changed
 
-    return list(
-        jobs(
-            find_configs(paths),
-            out,
-            seeds,
-            lambda config: changed(config, "the configuration", *options),
-        )
-    )
+    return list(jobs(find_configs(paths), out, seeds, change))
+
+
+def _named_by_target(found: Iterable[Job], out: Path) -> list[Job]:
+    """Jobs under the name of what is asked for: a folder's own name says another method."""
+    jobs: dict[Path, Job] = {}
+    for job in found:
+        asked = "-".join(map(str, getattr(job.config.method, "target", ())))
+        name = f"{job.name.rpartition('/')[0]}/neuroprune-{re.sub('[:@]', '-', asked)}"
+        new = dataclasses.replace(job, name=name, record=out / name / job.record.name)
+        if jobs.setdefault(new.record, new) != new:
+            raise UsageError(
+                f"{job.name}: with the target given, expected experiments that are the same but "
+                f"for their method; another one of the same task differs. Give one of them."
+            )
+    return list(jobs.values())
 
 
 def _run(

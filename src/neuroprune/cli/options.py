@@ -53,3 +53,22 @@ Settings = Annotated[
         show_default=False,
     ),
 ]
+TargetText = Annotated[
+    str | None,
+    typer.Option(
+        "--target",
+        help="In place of the configuration's method: NeuroPrune until this is reached. 0.8 "
+        "(structural sparsity), flops:0.25, latency:0.3@32x128 (share kept, batch x tokens), "
+        "parameters:5000000 or weights:0.8.",
+        show_default=False,
+    ),
+]
+HeadCount = Annotated[
+    int | None,
+    typer.Option(
+        "--heads",
+        min=0,
+        help="Attention heads to keep; alone or with --target, and as it in place of the method.",
+        show_default=False,
+    ),
+]

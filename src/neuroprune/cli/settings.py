@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,56 @@ if TYPE_CHECKING:
     from neuroprune.bench.config import RunConfig
 
 
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What the command line asks of the method.
+
+    Args:
+        target: `--target`, a size or a speed.
+        heads: `--heads`, how many to keep.
+        snapshots: `--snapshots`, structural sparsities with commas between them.
+        teacher: `--teacher`.
+        uniform: `--uniform`.
+    """
+
+    target: str | None = None
+    heads: int | None = None
+    snapshots: str | None = None
+    teacher: str | None = None
+    uniform: bool | None = None
+
+    def method(self, old: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The [method] table with what is asked for.
+
+        Args:
+            old: that of the configuration. In target mode its other settings stay; otherwise they
+                belong to another method, or to the paper's mode, and are dropped.
+
+        Raises:
+            UsageError: the snapshots are no numbers.
+        """
+        targets = [] if self.target is None else [self.target]
+        targets += [] if self.heads is None else [f"heads:{self.heads}"]
+        new = {
+            "target": targets or None,
+            "snapshots": None if self.snapshots is None else _numbers(self.snapshots),
+            "teacher": self.teacher,
+            "uniform": self.uniform,
+        }
+        new = {name: value for name, value in new.items() if value is not None}
+        if not new:
+            return old
+        in_target_mode = old.get("name") == "neuroprune" and "target" in old
+        return {**(old if in_target_mode else {}), "name": "neuroprune", **new}
+
+
 def load_config(
     path: Path | None,
     model: str | None = None,
     seed: int | None = None,
     threads: int | None = None,
     settings: Sequence[str] | None = None,
+    asked: Asked | None = None,
 ) -> RunConfig:
     """A configuration file with the command line's changes.
 
@@ -27,7 +72,9 @@ def load_config(
         model: in place of `[model] source`.
         seed: in place of `[training] seed`.
         threads: in place of `[training] threads`.
-        settings: "table.name=value" each, the value as in TOML; bare words are text.
+        settings: "table.name=value" each, the value as in TOML; bare words are text. They come
+            last.
+        asked: in place of `[method]`.
 
     Raises:
         UsageError: no file was given, or a setting is not of that form.
@@ -40,7 +87,7 @@ def load_config(
             "give an experiment with --config FILE.toml, such as "
             "benchmarks/experiments/demo/config.toml, or a RunRecord to run again."
         )
-    return changed(RunConfig.load(path), str(path), model, seed, threads, settings)
+    return changed(RunConfig.load(path), str(path), model, seed, threads, settings, asked)
 
 
 def changed(
@@ -50,6 +97,7 @@ def changed(
     seed: int | None = None,
     threads: int | None = None,
     settings: Sequence[str] | None = None,
+    asked: Asked | None = None,
 ) -> RunConfig:
     """A configuration with the command line's changes; see `load_config`."""
     from neuroprune.bench.config import RunConfig
@@ -57,6 +105,8 @@ def changed(
     data = config.to_dict()
     if model is not None:
         data["model"] = {"source": model}
+    if asked is not None:
+        data["method"] = dict(asked.method(data["method"]))
     for text in settings or ():
         table, name, value = _parse(text)
         data.setdefault(table, {})[name] = value
@@ -64,6 +114,16 @@ def changed(
         data["training"]["threads"] = threads
     new = RunConfig.from_dict(data, f"{where} with the options given")
     return new if seed is None else new.with_seed(seed)
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise UsageError(
+            f"--snapshots {text}: expected structural sparsities with commas between them, such "
+            "as 0.5,0.7,0.8."
+        ) from None
 
 
 def _parse(text: str) -> tuple[str, str, Any]:

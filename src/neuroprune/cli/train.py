@@ -7,9 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from neuroprune.cli.answers import answers
 from neuroprune.cli.console import emit, guarded, quiet_libraries
-from neuroprune.cli.options import ConfigFile, DataDir, Json, Seed, Settings, Source, Threads
-from neuroprune.cli.settings import load_config
+from neuroprune.cli.options import (
+    ConfigFile,
+    DataDir,
+    HeadCount,
+    Json,
+    Seed,
+    Settings,
+    Source,
+    TargetText,
+    Threads,
+)
+from neuroprune.cli.settings import Asked, load_config
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -23,6 +34,28 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder for dense/, pruned/ and record.json.")] = Path(
         "runs/train"
     ),
+    target: TargetText = None,
+    heads: HeadCount = None,
+    snapshots: Annotated[
+        str | None,
+        typer.Option(
+            help="Structural sparsities at which a model is saved on the way, such as 0.5,0.7,0.8.",
+            show_default=False,
+        ),
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            help='Distil from "dense", the model training starts from, or a directory or hub name.',
+            show_default=False,
+        ),
+    ] = None,
+    uniform: Annotated[
+        bool | None,
+        typer.Option(
+            "--uniform/--no-uniform", help="Equal shapes in all layers.", show_default=False
+        ),
+    ] = None,
     model: Source = None,
     data_dir: DataDir = None,
     seed: Seed = None,
@@ -30,11 +63,15 @@ def train(
     settings: Settings = None,
     json_output: Json = False,
 ) -> None:
-    """Fine-tune a model densely and with a pruning method, compare, and save both."""
+    """Fine-tune a model densely and with a pruning method, compare, and save both.
+
+    --target and --heads take the place of the configuration's method, and of a target it has.
+    """
     from neuroprune.bench.runner import run
     from neuroprune.cli.progress import ShownProgress
 
-    chosen = load_config(config, model, seed, threads, settings)
+    asked = Asked(target=target, heads=heads, snapshots=snapshots, teacher=teacher, uniform=uniform)
+    chosen = load_config(config, model, seed, threads, settings, asked)
     chosen = chosen.with_seed(chosen.training.seed)  # one run, also of a repeated experiment
     quiet_libraries()
     with ShownProgress() as progress:
@@ -96,7 +133,8 @@ def footnotes(record: RunRecord) -> list[str]:
     threads = record.environment.get("threads")
     timed = record.speeds.get("conditions", {}).get("timed", "nothing")
     pruned = record.training.get("pruned", {})
-    lines = [
+    lines = [f"asked: {target}; {answer}" for target, answer in answers(record)]
+    lines += [
         f"\\[1] zero or removed, \\[2] removed: shares of the dense model's {dense:,} weights of "
         "q, k, v, o, up, gate and down (no biases, embeddings or head)",
         f"removed: {pruned.get('removed_heads', 0)} heads, {pruned.get('removed_neurons', 0)} "

@@ -16,6 +16,7 @@ from neuroprune.methods.goals import Goal, check_heads, goal_of, unit_counts
 from neuroprune.methods.units import Block, heads_per_unit
 
 _ROUNDS = 6  # of correcting for cost curves that are not straight
+_FLOOR = 0.1  # of a block's share in a uniform cut
 _CLOSE = 1e-3  # of the cost at the start
 
 
@@ -147,12 +148,13 @@ def _meet(
 def _ranked(block: Block, score: Tensor, price: float, goal: Goal, anatomy: Anatomy) -> Tensor:
     """Score per unit of cost; infinite for those who have to stay.
 
-    The floor is a quarter of the block's share in a uniform cut, rounded down.
+    The floor is a tenth of the block's share in a uniform cut, rounded down: nobody starves by
+    accident, and whole blocks may still go where little is left.
     """
     ranked = score / price
     lineage = anatomy.lineage
     dense = lineage.heads.get(block.name) or lineage.neurons.get(block.name, 0)
-    floor = min(int(dense * goal.share_kept / 4) // heads_per_unit(block), len(score))
+    floor = min(int(dense * goal.share_kept * _FLOOR) // heads_per_unit(block), len(score))
     if floor:
         ranked[ranked.topk(floor).indices] = torch.inf
     return ranked

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from neuroprune.anatomy import Anatomy
 from neuroprune.control.controller import PressureController
-from neuroprune.methods.goals import Goal, unit_counts
+from neuroprune.methods.goals import Goal
 from neuroprune.methods.units import Block, fan_out, heads_per_unit, unit_width
 
 _HARDEST = 4.0  # bound of how much harder the poorest is pushed than one at the waterline
@@ -31,12 +31,13 @@ class Pressure:
 
     c_u is the unit's connectivity, the waterline that of the richest condemned unit, w_u(0) its
     weights when it was condemned: at lambda = 1/n the richest condemned unit is gone after n
-    steps. lambda is controlled so that what is left of the condemned follows the schedule.
+    steps. lambda is controlled so that what is gone of the condemned grows evenly until the cut.
     """
 
     def __init__(self) -> None:
         self.controller = PressureController(base=0.0)
         self.groups: dict[str, _Condemned] = {}
+        self.elapsed = 0
 
     def nobody(self) -> None:
         """Push nobody."""
@@ -59,6 +60,7 @@ class Pressure:
             steps: optimizer steps until they are to be gone.
         """
         self.groups = {}
+        self.elapsed = 0
         self.controller.base = 1.0 / max(steps, 1)
         for block in anatomy.blocks():
             units = gone[block.name].nonzero().squeeze(1)
@@ -69,18 +71,17 @@ class Pressure:
                 self.groups[block.name] = _Condemned(units, _norms(block, units), push)
 
     @torch.no_grad()
-    def push_(self, anatomy: Anatomy, wanted: float, goal: Goal) -> None:
+    def push_(self, anatomy: Anatomy, goal: Goal) -> None:
         """One proximal step.
 
         Args:
             anatomy: the model's blocks.
-            wanted: cost that the schedule leaves now.
-            goal: the costs.
+            goal: what units cost.
         """
         blocks = [b for b in anatomy.blocks() if b.name in self.groups]
         if not blocks:
             return
-        now = goal.cost.kept(unit_counts(anatomy))
+        self.elapsed += 1
         going, gone = 0.0, 0.0
         norms = {}
         for block in blocks:
@@ -93,7 +94,8 @@ class Pressure:
         if not going:
             return
         step = going * self.controller.base
-        pressure = self.controller.update(now - wanted, gone, step)
+        wanted = min(self.elapsed * step, going)
+        pressure = self.controller.update(wanted, gone + step, step)
         for block in blocks:
             group = self.groups[block.name]
             norm = norms[block.name]
@@ -107,6 +109,7 @@ class Pressure:
             for name, g in self.groups.items()
         }
         return {
+            "elapsed": self.elapsed,
             "base": self.controller.base,
             "integral": self.controller.integral,
             "groups": groups,
@@ -115,6 +118,7 @@ class Pressure:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Read what `state_dict` wrote."""
         self.controller = PressureController(state["base"], integral=state["integral"])
+        self.elapsed = int(state["elapsed"])
         self.groups = {
             name: _Condemned(
                 torch.tensor(g["units"]), torch.tensor(g["norms"]), torch.tensor(g["push"])

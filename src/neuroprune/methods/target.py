@@ -28,6 +28,10 @@ from neuroprune.methods.takeover import Takeover, repair_
 from neuroprune.methods.units import masks_of, plan_of
 from neuroprune.plan import ShrinkPlan
 
+# Optimizer steps over which the condemned fade out before they are cut. Long fades cost quality:
+# who is condemned early cannot come back (docs/design/0006-connectivity.md).
+FADE = 3
+
 
 class TargetMethod(Method[NeuroPrune]):
     """Preferential attachment of whole units, until a target is met.
@@ -108,17 +112,15 @@ class TargetMethod(Method[NeuroPrune]):
     def prox_(self, anatomy: Anatomy, step_size_of: StepSizeOf) -> None:
         """Push the units that are about to go."""
         self.step += 1
-        goal = self.goals[0]
-        self.pressure.push_(anatomy, goal.scheduled(self._progress(self.step)), goal)
+        self.pressure.push_(anatomy, self.goals[0])
+        self._condemn_(anatomy)
 
     def cut_now(self, anatomy: Anatomy) -> ShrinkPlan:
         """What goes at this step: something every `interval` steps of the ramp, and at its end."""
         if not self._due():
             return ShrinkPlan()
-        plan = self.select(anatomy)
-        if not plan:
-            self._condemn(anatomy)
-        return plan
+        self.pressure.nobody()
+        return self.select(anatomy)
 
     def select(self, anatomy: Anatomy, budget: float | None = None) -> ShrinkPlan:
         """The poorest units, so that the schedule is met.
@@ -144,11 +146,11 @@ class TargetMethod(Method[NeuroPrune]):
             self.repair.remove()
 
     def after_shrink_(self, plan: ShrinkPlan, anatomy: Anatomy) -> None:
-        """Forget who has gone, and name who is next."""
+        """Forget who has gone."""
         self.connectivity.after_shrink_(plan, anatomy)
         if self.takeover is not None:
             self.takeover.after_shrink_()
-        self._condemn(anatomy)
+        self.pressure.nobody()
 
     @property
     def _begin(self) -> int:
@@ -171,14 +173,19 @@ class TargetMethod(Method[NeuroPrune]):
         begin, end = self._begin / self.schedule_steps, self._end / self.schedule_steps
         return cubic_sparsity(step, self.schedule_steps, 1.0, begin, end)
 
-    def _condemn(self, anatomy: Anatomy) -> None:
-        if not self._begin <= self.step < self._end:
-            self.pressure.nobody()
+    def _next_cut(self) -> int:
+        """The step of the next cut; beyond the end of the ramp, none."""
+        since = max(self.step - self._begin, 0)
+        following = self._begin + (since // self.interval + 1) * self.interval
+        return min(following, self._end) if self.step < self._end else self.schedule_steps + 1
+
+    def _condemn_(self, anatomy: Anatomy) -> None:
+        """Name who goes at the next cut, when it is near; let those who stay take over."""
+        soon = self._next_cut()
+        if soon - self.step != min(FADE, self.interval - 1) or self.step < self._begin:
             return
-        soon = min(self.step + self.interval, self._end)
         if self.repair is not None and soon == self._end:
             self.repair.attach(anatomy)  # what the last cut takes is repaired, not faded out
-            self.pressure.nobody()
             return
         gone = self._poorest(anatomy, self._progress(soon))
         if self.takeover is not None:

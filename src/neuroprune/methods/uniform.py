@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from neuroprune.anatomy import Anatomy, AttentionBlock
-from neuroprune.config import ConfigError, Heads
+from neuroprune.config import ConfigError, Heads, Parameters
 from neuroprune.methods.goals import Goal, unit_counts
 from neuroprune.methods.units import Block, heads_per_unit, unit_number
 
 _WIDEST = 64  # the largest multiple that an MLP width is rounded to
 _GIVEN_AWAY = 0.004  # share of the target's whole that the rounding may cost
-_OVERSHOT = 0.005  # share of the target's whole by which equal shapes may miss the target
+_OVERSHOT = 0.005  # share of the target's whole that is little
 _ROUNDING = 1e-9  # relative: what summing in another order may change
 _HALVINGS = 30  # of the interval in which the share of the way is sought
 
@@ -77,7 +77,8 @@ def uniform_units(
         argmin_h  sum_a lowest(n_a - h) + sum_m lowest(n_m - f(h)),
         f(h) = max f : cost(h, f) <= goal,  rounded down to a multiple that hardware likes
 
-    with h, f >= 1 wherever that meets the goal. A goal of heads fixes h; alone, it leaves the
+    with h, f >= 1 wherever that meets the goal, and among those, little more than was asked for
+    removed wherever the units allow it. A goal of heads fixes h; alone, it leaves the
     neurons as they are. Before the end, every block goes the same share of its way to that shape,
     as far as the schedule of the cost allows: blocks that are equal stay equal. Where a position
     bias per head is shared, all self-attentions of the stack lose the same heads of the dense
@@ -126,29 +127,40 @@ def check_uniform(goals: Sequence[Goal], anatomy: Anatomy) -> None:
     heads, mlps = _parties(anatomy, scores)
     asked = _heads_asked(goals, heads, anatomy)
     only_heads = isinstance(goals[0].target, Heads)
-    for what, parties in (("heads", heads), ("neurons", () if only_heads else mlps)):
-        most = _most(parties) if parties else 1
-        if most == 0 and any(len(s) for p in parties for s in (p.scores, *p.extra)):
-            poorest = next(p for p in parties if not len(p.scores)).blocks[0].name
-            raise ConfigError(
-                f"uniform=True would remove all {what}: the model was cut before, and {poorest!r} "
-                f"has no {what} left that it could keep together with the other layers. Start "
-                "from a model whose layers all have some, or leave uniform out."
-            )
-    if only_heads:
+    if asked != 0:
+        _check_emptied("heads", heads)
+    if not only_heads:
+        _check_emptied("neurons", mlps)
+        _check_size(goals[0], asked, _most(heads), _most(mlps), anatomy)
+
+
+def _check_emptied(what: str, parties: Sequence[_Party]) -> None:
+    if _most(parties) or not any(len(s) for p in parties for s in (p.scores, *p.extra)):
         return
-    goal, most = goals[0], _most(heads)
-    dearest = _cost(goal, anatomy, most if asked is None else asked, _most(mlps))
+    poorest = next(p for p in parties if not len(p.scores)).blocks[0].name
+    raise ConfigError(
+        f"uniform=True would remove all {what}: the model was cut before, and {poorest!r} has no "
+        f"{what} left that it could keep together with the other layers. Start from a model "
+        "whose layers all have some, or leave uniform out."
+    )
+
+
+def _check_size(goal: Goal, asked: int | None, heads: int, neurons: int, anatomy: Anatomy) -> None:
+    h = heads if asked is None else asked
     cheapest = _cost(goal, anatomy, asked or 0, 0)
-    low, high = cheapest - _ROUNDING * goal.whole, dearest + _OVERSHOT * goal.whole
-    if not low <= goal.kept <= high:
-        beside = "" if asked is None else f" and {asked} heads in each"
-        ends = sorted((goal.value(cheapest), goal.value(dearest)))
-        raise ConfigError(
-            f"uniform=True cannot meet {goal.target} with this model: with equal layers{beside}, "
-            f"{goal.target.kind} from {ends[0]:.6g} to {ends[1]:.6g} can be reached. Ask for one "
-            "of these, or leave uniform out."
-        )
+    dearest = _cost(goal, anatomy, h, neurons)
+    row = dearest - _cost(goal, anatomy, h, max(neurons - 1, 0))  # a neuron less in every layer
+    spare = max(_OVERSHOT * goal.whole, row)
+    if cheapest - _ROUNDING * goal.whole <= goal.kept <= dearest + spare:
+        return
+    beside = "" if asked is None else f" and {asked} heads in each"
+    low, high = sorted((goal.value(cheapest), goal.value(dearest)))
+    scale = 1.0 if isinstance(goal.target, Parameters) else 1e4
+    low, high = math.ceil(low * scale - 1e-6) / scale, math.floor(high * scale + 1e-6) / scale
+    raise ConfigError(
+        f"uniform=True cannot meet {goal.target} with this model: with equal layers{beside}, "
+        f"reachable is {low:,.10g} to {high:,.10g}. Ask for that, or leave uniform out."
+    )
 
 
 def _parties(
@@ -198,9 +210,7 @@ def _cost(goal: Goal, anatomy: Anatomy, heads: int, neurons: int) -> float:
     return goal.cost.kept(counts | dict.fromkeys((b.name for b in anatomy.mlps), neurons))
 
 
-def _heads_asked(
-    goals: Sequence[Goal], heads: Sequence[_Party], anatomy: Anatomy
-) -> int | None:
+def _heads_asked(goals: Sequence[Goal], heads: Sequence[_Party], anatomy: Anatomy) -> int | None:
     """Heads that every attention has to keep, or None where nobody asked."""
     target = goals[-1].target
     if not isinstance(target, Heads):
@@ -239,11 +249,12 @@ def _final_shape(
         f = _width(goal, cost, _most(mlps), dense)
         if f is not None:
             lost = sum(p.lost(h) for p in heads) + sum(p.lost(f) for p in mlps)
-            found.append((h == 0, f == 0, lost, -h, f))
+            missed = goal.kept - cost(f) > _OVERSHOT * goal.whole
+            found.append((h == 0, f == 0, missed, lost, -h, f))
     if not found:  # which `check_uniform` refuses
         return _Shape(choices[0], 0)
     best = min(found)
-    return _Shape(-best[3], best[4])
+    return _Shape(-best[4], best[5])
 
 
 def _width(goal: Goal, cost: Callable[[int], float], most: int, dense: int) -> int | None:

@@ -32,10 +32,15 @@ class Spread:
         """Mean and standard deviation of at least one value."""
         return cls(statistics.fmean(values), statistics.stdev(values) if values[1:] else None)
 
+    def times(self, factor: float) -> Spread:
+        """The same in another unit."""
+        return Spread(self.mean * factor, None if self.sd is None else self.sd * factor)
+
     def text(self, digits: int, scale: float = 1.0) -> str:
         """`mean ± sd`, both times `scale`, with `digits` decimals."""
-        mean = f"{self.mean * scale:.{digits}f}"
-        return mean if self.sd is None else f"{mean} ± {self.sd * scale:.{digits}f}"
+        scaled = self.times(scale)
+        mean = f"{scaled.mean:.{digits}f}"
+        return mean if scaled.sd is None else f"{mean} ± {scaled.sd:.{digits}f}"
 
 
 def number_of(record: RunRecord, section: str, side: str, *keys: str) -> float | None:
