@@ -263,6 +263,23 @@ def test_bench_with_nothing_to_do(work: Path) -> None:
         (["shrink", "{p}/model", "--out", "{p}/model"], "choose another one"),
         (["shrink", "{p}/model", "--out", "o", "--plan", "{c}"], "is not JSON"),
         (["bench", "nowhere"], "no such file or folder"),
+        (["train", "-c", "{c}", "--target", "small"], "'small' is no number"),
+        (["train", "-c", "{c}", "--target", "size:3"], "'size:3' is no target"),
+        (["train", "-c", "{c}", "--target", "1.5"], "sparsity must be in [0, 1), got 1.5"),
+        (["train", "-c", "{c}", "--target", "weights:0.8", "--heads", "4"], "Use Structural"),
+        (["train", "-c", "{c}", "--target", "heads:4", "--heads", "4"], "which leaves it open"),
+        (["train", "-c", "{c}", "--target", "0.8", "--snapshots", "half"], "such as 0.5,0.7,0.8"),
+        (["train", "-c", "{c}", "--target", "0.8", "--snapshots", "0.9"], "not below them"),
+        (["train", "-c", "{c}", "--snapshots", "0.5"], "give target, too"),
+        (["train", "-c", "{c}", "--teacher", "dense"], "give target, too"),
+        (
+            ["train", "-c", "{c}", "--target", "0.8", "--set", "method.alpha=1"],
+            "Give either the one or the other",
+        ),
+        (["bench", "{c}", "--target", "flops:0"], "the share to keep, in (0, 1]"),
+        (["plot", "nowhere"], "nowhere: no such file or folder"),
+        (["plot", "{p}/model"], "expected a RunRecord"),
+        (["plot", "{c}"], "expected a JSON file of snapshots"),
     ],
 )
 def test_wrong_input_is_one_line_and_code_2(
@@ -365,7 +382,7 @@ def test_defects_keep_their_traceback(
 
 def test_the_help_names_every_command_and_the_exit_codes() -> None:
     text = invoke("--help").stdout
-    for word in ("train", "eval", "shrink", "inspect", "bench", "130 interrupted"):
+    for word in ("train", "eval", "shrink", "inspect", "bench", "plot", "130 interrupted"):
         assert word in " ".join(text.split())
     assert "neuroprune 0." in invoke("--version").stdout
 

@@ -39,7 +39,9 @@ from tests.zoo import (
     make_model,
 )
 
-TARGETS = (0.05, 0.3, 0.62, 0.78, "flops:0.9@2x6", "flops:0.75@2x6", ("structural:0.5", "heads"))
+TARGETS = (0.05, 0.3, 0.66, 0.78, "flops:0.9@2x6", "flops:0.75@2x6", ("structural:0.3", "heads"))
+
+WIDE = 96  # where an MLP must weigh as much as the heads
 
 
 def draw(anatomy: Anatomy, seed: int) -> dict[str, Tensor]:
@@ -58,9 +60,8 @@ def goals_for(target: Any, anatomy: Anatomy) -> tuple[Goal, ...]:
 
 def shape_of(model: Any) -> tuple[int, int]:
     """The one number of heads and the one width, which every block must have."""
-    anatomy = anatomy_of(model)
-    heads = {b.num_heads for b in anatomy.attentions}
-    widths = {b.d_ff for b in anatomy.mlps}
+    heads = {b.num_heads for b in anatomy_of(model).attentions}
+    widths = {b.d_ff for b in anatomy_of(model).mlps}
     assert len(heads) == len(widths) == 1
     return heads.pop(), widths.pop()
 
@@ -83,7 +84,7 @@ def kept_in_stacks(anatomy: Anatomy) -> list[set[tuple[int, ...]]]:
 # -- the choice -----------------------------------------------------------------------------------
 
 
-@settings(max_examples=25)
+@settings(max_examples=20)
 @given(
     family=st.sampled_from(FAMILIES),
     target=st.sampled_from(TARGETS),
@@ -109,11 +110,10 @@ def test_equal_layers_meet_the_target(
             assert cost >= goal.scheduled(progress) - 1e-6 * goal.whole
     assert heads >= 1 and width >= 1
     assert cost <= goal.kept * (1 + 1e-9)
-    wider = unit_counts(anatomy_of(model)) | {
-        b.name: min(width + 1, D_FF) for b in anatomy_of(model).mlps
-    }
-    close = goal.kept - cost <= 0.005 * goal.whole
-    assert close or width == before[1] or goal.cost.kept(wider) > goal.kept
+    anatomy = anatomy_of(model)
+    wider = unit_counts(anatomy) | {b.name: width + 1 for b in anatomy.mlps}
+    row = goal.cost.kept(wider) - cost
+    assert goal.kept - cost <= max(0.005 * goal.whole, row)
     if len(goals) > 1:
         assert heads == HEADS - 1
     cut(model, goals, 1.0, seed + 99)
@@ -132,19 +132,22 @@ def lost_with(
     for summed in groups.values():
         lost += float(summed.sort().values[: HEADS - heads].sum())
     for mlp in anatomy.mlps:
-        lost += float(scores[mlp.name].sort().values[: D_FF - width].sum())
+        lost += float(scores[mlp.name].sort().values[: WIDE - width].sum())
     return lost
 
 
 @pytest.mark.parametrize("family", ["bert", "t5"])
 @pytest.mark.parametrize("target", [0.3, 0.6, "flops:0.85@2x6"])
-def test_the_shape_that_loses_least_is_taken(family: str, target: Any) -> None:
+def test_the_shape_that_loses_least_is_taken(
+    family: str, target: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Against a search over all shapes, with neurons that are worth little, much, and in between.
 
     The tiny models cannot be rounded to a multiple without missing the target.
     """
+    monkeypatch.setattr("tests.zoo.D_FF", WIDE)
     chosen = set()
-    for seed, worth in enumerate((0.02, 0.1, 0.2, 0.4, 3.0)):
+    for seed, worth in enumerate((0.005, 0.02, 0.1, 0.3, 3.0)):
         model = make_model(family)
         anatomy = anatomy_of(model)
         goal = goals_for(target, anatomy)[0]
@@ -152,12 +155,12 @@ def test_the_shape_that_loses_least_is_taken(family: str, target: Any) -> None:
         scores |= {b.name: worth * scores[b.name] for b in anatomy.mlps}
         found = []
         for h in range(1, HEADS + 1):
-            for f in range(D_FF, 0, -1):
+            for f in range(WIDE, 0, -1):
                 counts = dict.fromkeys((b.name for b in anatomy.attentions), h)
                 cost = goal.cost.kept(counts | dict.fromkeys((b.name for b in anatomy.mlps), f))
                 if cost <= goal.kept * (1 + 1e-9):
                     lost = lost_with(h, f, scores, anatomy, family == "t5")
-                    found.append((goal.kept - cost > 0.005 * goal.whole, lost, h, f))
+                    found.append((goal.kept - cost > 0.01 * goal.whole, lost, h, f))
                     break
         gone = uniform_units((goal,), 1.0, scores, anatomy)
         shrink_(model, plan_of(anatomy, gone))
@@ -174,13 +177,13 @@ def test_widths_are_multiples_where_that_costs_little(target: Any) -> None:
     model = ZOO["bert"](intermediate_size=2048)
     goal = goals_for(target, anatomy_of(model))[0]
     cut(model, (goal,), 1.0)
-    heads, width = shape_of(model)
+    _, width = shape_of(model)
+    counts, mlps = unit_counts(anatomy_of(model)), anatomy_of(model).mlps
 
     def beyond(f: int) -> float:
         """Share removed beyond the target."""
-        counts = unit_counts(anatomy_of(model)) | {b.name: f for b in anatomy_of(model).mlps}
-        assert heads == next(iter(counts.values()))
-        return (goal.kept - goal.cost.kept(counts)) / goal.whole
+        cost = goal.cost.kept(counts | {b.name: f for b in mlps})
+        return (goal.kept - cost) / goal.whole
 
     assert 0 <= beyond(width) <= 0.004
     widest = max(f for f in range(2049) if beyond(f) >= -1e-9)
@@ -259,6 +262,17 @@ def test_layers_that_start_unequal_become_equal() -> None:
     assert 0 <= (goals[0].kept - cost) / goals[0].whole <= 0.012  # one neuron of each layer
 
 
+def test_a_model_that_was_cut_before_follows_the_schedule_from_its_start() -> None:
+    model = make_model("bert")
+    shrink_(model, ShrinkPlan(remove_neurons={b.name: range(12) for b in anatomy_of(model).mlps}))
+    goals = goals_of(parse_targets([0.23, f"heads:{2 * HEADS}"]), anatomy_of(model))
+    row = 2 * anatomy_of(model).mlps[0].weights_per_neuron
+    for progress in (0.25, 0.5, 0.75, 1.0):
+        cut(model, goals, progress)
+        cost = goals[0].cost.kept(unit_counts(anatomy_of(model)))
+        assert abs(cost - goals[0].scheduled(progress)) < row
+
+
 def test_a_stack_keeps_heads_that_all_its_layers_have() -> None:
     model = make_model("t5")
     names = [b.name for b in anatomy_of(model).attentions if "encoder.block" in b.name]
@@ -284,8 +298,8 @@ def test_cuts_that_leave_nothing_in_common_are_refused() -> None:
     check_uniform(goals_for("heads:4", anatomy_of(bert)), anatomy_of(bert))  # no neuron goes
     bert = make_model("bert")
     shrink_(bert, ShrinkPlan(remove_neurons={"encoder.layer.1.mlp": range(1, D_FF)}))
-    with pytest.raises(ConfigError, match=r"cannot meet structural:0.25.*reachable is 0\.\d+ to 1"):
-        check_uniform(goals_for(0.25, anatomy_of(bert)), anatomy_of(bert))
+    with pytest.raises(ConfigError, match=r"cannot meet structural:0.2 .*reachable is 0\.\d+ to 1"):
+        check_uniform(goals_for(0.2, anatomy_of(bert)), anatomy_of(bert))
 
 
 def test_what_the_message_offers_is_accepted() -> None:
@@ -357,7 +371,7 @@ def test_stock_transformers_loads_what_its_config_can_say(
     expected = {}
     for family in STOCK:
         t5 = family.startswith("t5")
-        target = 0.6 if t5 else [0.2, f"heads:{2 * HEADS}"]
+        target = 0.65 if t5 else [0.2, f"heads:{2 * HEADS}"]
         model = trained(family, target)
         heads, width = shape_of(model)
         assert width < D_FF and (heads < HEADS) == t5
@@ -391,11 +405,11 @@ def test_stock_transformers_loads_what_its_config_can_say(
 @pytest.mark.parametrize("family", FAMILIES)
 def test_training_ends_with_equal_layers(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("neuroprune.methods.target.poorest_units", uniform_units)
-    model = trained(family, 0.6)
+    model = trained(family, 0.55)
     shape_of(model)
     anatomy = anatomy_of(model)
-    goal = goals_for(0.6, anatomy_of(make_model(family)))[0]
+    goal = goals_for(0.55, anatomy_of(make_model(family)))[0]
     removed = goal.value(goal.cost.kept(unit_counts(anatomy)))
-    assert 0.6 - 1e-9 <= removed <= 0.6 + 0.012  # one neuron of each layer
+    assert 0.55 - 1e-9 <= removed <= 0.55 + 0.012  # one neuron of each layer
     assert all(len(kept) == 1 for kept in kept_in_stacks(anatomy))
     assert torch.isfinite(logits(model, make_inputs(family))).all()

@@ -149,8 +149,7 @@ def _check_size(goal: Goal, asked: int | None, heads: int, neurons: int, anatomy
     h = heads if asked is None else asked
     cheapest = _cost(goal, anatomy, asked or 0, 0)
     dearest = _cost(goal, anatomy, h, neurons)
-    row = dearest - _cost(goal, anatomy, h, max(neurons - 1, 0))  # a neuron less in every layer
-    spare = max(_OVERSHOT * goal.whole, row)
+    spare = _little(goal, _cost(goal, anatomy, h, neurons + 1) - dearest)
     if cheapest - _ROUNDING * goal.whole <= goal.kept <= dearest + spare:
         return
     beside = "" if asked is None else f" and {asked} heads in each"
@@ -249,12 +248,17 @@ def _final_shape(
         f = _width(goal, cost, _most(mlps), dense)
         if f is not None:
             lost = sum(p.lost(h) for p in heads) + sum(p.lost(f) for p in mlps)
-            missed = goal.kept - cost(f) > _OVERSHOT * goal.whole
+            missed = goal.kept - cost(f) > _little(goal, cost(f + 1) - cost(f))
             found.append((h == 0, f == 0, missed, lost, -h, f))
     if not found:  # which `check_uniform` refuses
         return _Shape(choices[0], 0)
     best = min(found)
     return _Shape(-best[4], best[5])
+
+
+def _little(goal: Goal, row: float) -> float:
+    """Cost that may go beyond the goal; less than `row`, a neuron of each layer, cannot be met."""
+    return max(_OVERSHOT * goal.whole, row)
 
 
 def _width(goal: Goal, cost: Callable[[int], float], most: int, dense: int) -> int | None:

@@ -48,6 +48,7 @@ class _Point:
     label: str
     series: str
     setting: str
+    ours: bool
     x: Spread
     y: Spread
 
@@ -172,7 +173,8 @@ def _points(
         found = _SETTING.fullmatch(label)
         series, setting = found.groups() if found else (label, "")
         x, y = x.times(x_scale), y.times(_scale(metric))
-        points.append(_Point(label, series, setting, x, y))
+        ours = records[0].method == "neuroprune"
+        points.append(_Point(label, series, setting, ours, x, y))
     return points
 
 
@@ -188,7 +190,7 @@ def _plot(
     for point in points:
         series.setdefault(point.series, []).append(point)
     # Our own method first: the first colour is the one that stands out.
-    names = sorted(series, key=lambda name: (not name.startswith("neuroprune"), name))
+    names = sorted(series, key=lambda name: (not series[name][0].ours, name))
     ends: list[Label] = []
     settings: list[Label] = []
     drawn: list[_Line] = []

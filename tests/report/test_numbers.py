@@ -1,0 +1,81 @@
+"""What tables and plots compute from records."""
+
+from __future__ import annotations
+
+import pytest
+
+from neuroprune.record import RunRecord
+from neuroprune.report.numbers import (
+    IN_PERCENT,
+    LESS_IS_BETTER,
+    Spread,
+    dense_runs,
+    has_target,
+    number_of,
+    quality_kept,
+    side_spread,
+    spread_of,
+    training_time,
+)
+from neuroprune.tasks.metrics import METRICS
+from tests.report.records import experiment, made_up
+
+
+def _record(dense: float, pruned: float, metric: str = "accuracy") -> RunRecord:
+    sides = {"dense": {metric: dense}, "pruned": {metric: pruned}}
+    return RunRecord(config={}, method="m", task="t", seed=0, metrics=sides)
+
+
+def test_a_spread_is_mean_and_sample_deviation() -> None:
+    spread = Spread.of([1.0, 3.0])
+    assert (spread.mean, spread.sd) == (2.0, pytest.approx(2**0.5))
+    assert spread.text(1, 10.0) == "20.0 ± 14.1"
+    assert Spread.of([1.0]).times(2.0) == Spread(2.0, None)
+
+
+def test_one_missing_number_leaves_no_spread() -> None:
+    assert spread_of([1.0, None]) is None
+    assert spread_of([]) is None
+    records = experiment()["neuroprune-80"]
+    assert side_spread(records, "speeds", "speedup", "pruned", "7", "value") is None
+
+
+def test_true_is_no_number() -> None:
+    record = RunRecord(config={}, method="m", task="t", seed=0, metrics={"pruned": {"a": True}})
+    assert number_of(record, "metrics", "pruned", "a") is None
+
+
+def test_quality_kept_is_a_share_of_the_same_seed() -> None:
+    assert quality_kept(_record(0.8, 0.6), "accuracy") == pytest.approx(0.75)
+    assert quality_kept(_record(20.0, 25.0, "perplexity"), "perplexity") == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("dense", [0.0, -0.1])
+def test_a_share_of_nothing_means_nothing(dense: float) -> None:
+    assert quality_kept(_record(dense, 0.5, "matthews"), "matthews") is None
+    assert quality_kept(_record(0.5, 0.5), "f1") is None
+
+
+def test_training_time_is_a_multiple_of_the_dense_one() -> None:
+    assert training_time(made_up(1, 0.8, 0.5, 2.0)) == pytest.approx(0.7)
+    assert training_time(_record(1.0, 1.0)) is None
+
+
+def test_methods_of_one_experiment_share_their_dense_runs() -> None:
+    records = [record for group in experiment().values() for record in group]
+    assert sorted(record.seed for record in dense_runs(records)) == [1, 2, 3]
+
+
+def test_a_target_is_one_of_our_method() -> None:
+    def asked(**method: object) -> bool:
+        return has_target(RunRecord(config={"method": method}, method="m", task="t", seed=0))
+
+    assert asked(name="neuroprune", target=["structural:0.8"])
+    assert not asked(name="neuroprune", alpha=1.0)
+    assert not asked(name="magnitude", target=0.5)
+
+
+def test_the_metrics_named_here_are_those_of_the_tasks() -> None:
+    less = {name for name, metric in METRICS.items() if not metric.greater_is_better}
+    assert less == LESS_IS_BETTER
+    assert set(METRICS) >= IN_PERCENT - {"rougeLsum"}
