@@ -33,7 +33,8 @@ def test_files_come_with_the_name_of_a_public_set(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "count"), [("sst2", 4), ("mrpc", 4), ("sst2-target", 3), ("mrpc-target", 3)]
+    ("task", "count"),
+    [("sst2", 4), ("mrpc", 4), ("sst2-target", 3), ("mrpc-target", 3), ("connectivity", 7)],
 )
 def test_methods_of_one_task_share_their_dense_runs(task: str, count: int) -> None:
     configs = [RunConfig.load(path) for path in find_configs([EXPERIMENTS / task])]
@@ -45,4 +46,12 @@ def test_methods_of_one_task_share_their_dense_runs(task: str, count: int) -> No
 
 def test_the_tasks_that_are_asked_for_are_there() -> None:
     tasks = {job_name(path).split("/")[0].removesuffix("-target") for path in CONFIGS}
-    assert tasks == {"demo", "sst2", "mrpc", "scitldr", "multi30k", "wikitext2"}
+    assert tasks == {
+        "connectivity",
+        "demo",
+        "sst2",
+        "mrpc",
+        "scitldr",
+        "multi30k",
+        "wikitext2",
+    }

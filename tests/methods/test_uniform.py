@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -220,16 +219,6 @@ def test_heads_alone_leave_the_neurons(family: str) -> None:
     assert shape_of(model) == (0, D_FF)
 
 
-def test_all_heads_and_a_size_cut_neurons_only() -> None:
-    model = make_model("opt")
-    anatomy = anatomy_of(model)
-    goals = goals_of(parse_targets([0.2, f"heads:{HEADS * 2}"]), anatomy)
-    check_uniform(goals, anatomy)
-    cut(model, goals, 1.0)
-    assert shape_of(model)[0] == HEADS and shape_of(model)[1] < D_FF
-    assert not lineage_of(model).plan.remove_heads
-
-
 # -- what cannot be -------------------------------------------------------------------------------
 
 
@@ -387,14 +376,8 @@ def test_stock_transformers_loads_what_its_config_can_say(
     inputs = make_inputs("bert")
     torch.testing.assert_close(logits(ours, inputs), logits(bert, inputs), rtol=0, atol=1e-6)
     folders = json.dumps({str(tmp_path / family): auto for family, auto in STOCK.items()})
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD, folders, str(tmp_path / "headless")],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+    command = [sys.executable, "-c", LOAD, folders, str(tmp_path / "headless")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "refused"
     for family, logit in expected.items():
@@ -412,4 +395,3 @@ def test_training_ends_with_equal_layers(family: str, monkeypatch: pytest.Monkey
     removed = goal.value(goal.cost.kept(unit_counts(anatomy)))
     assert 0.55 - 1e-9 <= removed <= 0.55 + 0.012  # one neuron of each layer
     assert all(len(kept) == 1 for kept in kept_in_stacks(anatomy))
-    assert torch.isfinite(logits(model, make_inputs(family))).all()
