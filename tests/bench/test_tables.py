@@ -125,16 +125,14 @@ def test_where_a_target_was_asked_for_the_columns_are_against_the_dense_run(
         record.save(results / f"sst2/target-80/seed-{seed}.json")
     text = render(MARKED, results)
     rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
-    assert rows[0][-2:] == ["quality kept (% of dense)", "training time (x dense)"]
-    assert rows[2][-2:] == ["100", "1"]
+    assert rows[0][-1] == "quality kept (% of dense)"
+    assert rows[2][-1] == "100"
     assert rows[3][0] == "neuroprune-paper"
-    assert rows[3][-2:] == ["94.4 ± 7.9", "1.10 ± 0.00"]
+    assert rows[3][-1] == "94.4 ± 7.9"
     assert rows[4][0] == "target-80"
-    assert rows[4][-2:] == ["95.0 ± 7.1", "0.70 ± 0.14"]
+    assert rows[4][-1] == "95.0 ± 7.1"
     assert len({len(row) for row in rows}) == 1
-    assert "Quality kept: accuracy, and training time, against the dense run of the same seed" in (
-        text
-    )
+    assert "Quality kept: accuracy against the dense run of the same seed" in text
 
 
 def test_a_share_that_means_nothing_is_a_dash(results: Path) -> None:
@@ -143,7 +141,7 @@ def test_a_share_that_means_nothing_is_a_dash(results: Path) -> None:
     record = _record(1, 0.0, config=asked, metrics=metrics, training={})
     record.save(results / "cola/target-80/seed-1.json")
     text = render("<!-- table:cola -->\n<!-- /table -->\n", results)
-    assert "| - | - |" in text
+    assert text.count("| - |") >= 1
 
 
 def test_a_measurement_has_one_row_per_entry(results: Path) -> None:

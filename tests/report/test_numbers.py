@@ -15,7 +15,6 @@ from neuroprune.report.numbers import (
     quality_kept,
     side_spread,
     spread_of,
-    training_time,
 )
 from neuroprune.tasks.metrics import METRICS
 from tests.report.records import experiment, made_up
@@ -54,11 +53,6 @@ def test_quality_kept_is_a_share_of_the_same_seed() -> None:
 def test_a_share_of_nothing_means_nothing(dense: float) -> None:
     assert quality_kept(_record(dense, 0.5, "matthews"), "matthews") is None
     assert quality_kept(_record(0.5, 0.5), "f1") is None
-
-
-def test_training_time_is_a_multiple_of_the_dense_one() -> None:
-    assert training_time(made_up(1, 0.8, 0.5, 2.0)) == pytest.approx(0.7)
-    assert training_time(_record(1.0, 1.0)) is None
 
 
 def test_methods_of_one_experiment_share_their_dense_runs() -> None:

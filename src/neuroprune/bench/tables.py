@@ -20,7 +20,6 @@ from neuroprune.report.numbers import (
     quality_kept,
     side_spread,
     spread_of,
-    training_time,
 )
 
 _MARKER = re.compile(
@@ -76,8 +75,9 @@ def _cell(
 def experiment_table(results: Path, name: str) -> str:
     """The table of one experiment folder: a dense row, then one row per method and setting.
 
-    Where a run asked for a target, the table also says what was kept of the dense model's quality,
-    and how long the training took.
+    Where a run asked for a target, the table also says what was kept of the dense model's quality.
+    Training times are not compared here: the two trainings of a run come one after the other, and
+    a shared machine is not the same twice. `benchmarks/training_time.py` lets them take turns.
 
     Args:
         results: folder of the committed records.
@@ -94,25 +94,18 @@ def experiment_table(results: Path, name: str) -> str:
     header += [f"speed, batch {b} (x dense)" for b in batches]
     caption = _caption(records)
     if metrics and any(has_target(record) for record in records):
-        header += ["quality kept (% of dense)", "training time (x dense)"]
-        rows[0] += ["100", "1"]
+        header.append("quality kept (% of dense)")
+        rows[0].append("100")
         for row, group in zip(rows[1:], groups.values(), strict=True):
-            row.extend(_against_dense(group, metrics[0]))
-        caption += (
-            f" Quality kept: {metrics[0]}, and training time, against the dense run of the same "
-            "seed."
-        )
+            row.append(_kept(group, metrics[0]))
+        caption += f" Quality kept: {metrics[0]} against the dense run of the same seed."
     return f"{_markdown(header, rows)}\n\n{caption}"
 
 
-def _against_dense(records: Sequence[RunRecord], metric: str) -> list[str]:
-    """What was kept and what it took, record by record: a ratio of means would hide the pairs."""
+def _kept(records: Sequence[RunRecord], metric: str) -> str:
+    """What was kept, record by record: a ratio of means would hide the pairs."""
     kept = spread_of([quality_kept(record, metric) for record in records])
-    time = spread_of([training_time(record) for record in records])
-    return [
-        "-" if kept is None else kept.text(1, 100.0),
-        "-" if time is None else time.text(2),
-    ]
+    return "-" if kept is None else kept.text(1, 100.0)
 
 
 def _row(

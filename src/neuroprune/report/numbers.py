@@ -108,16 +108,6 @@ def quality_kept(record: RunRecord, metric: str) -> float | None:
     return pruned / dense
 
 
-def training_time(record: RunRecord) -> float | None:
-    """Wall-clock time of the pruned training as a multiple of the dense training's.
-
-    Args:
-        record: the record, which holds both.
-    """
-    dense, pruned = (number_of(record, "training", side, "seconds") for side in ("dense", "pruned"))
-    return pruned / dense if dense and pruned is not None else None
-
-
 def has_target(record: RunRecord) -> bool:
     """Whether the run asked for a size, a speed or a number of heads.
 
