@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
@@ -11,9 +12,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from neuroprune.anatomy import Anatomy, anatomy_of
-from neuroprune.config import Config
+from neuroprune.config import Config, ConfigError
+from neuroprune.distillation import Distillation, teacher_for
 from neuroprune.methods import Method, dead_units, method_for
 from neuroprune.plan import ShrinkPlan
+from neuroprune.snapshots import Evaluate, Snapshots
 from neuroprune.surgery import adopt_, shrink_, unwrap_optimizer
 
 STATE_VERSION = 1
@@ -33,6 +36,10 @@ def attach(
     optimizer: Any,
     method: Config | Method,
     total_steps: int | None = None,
+    *,
+    teacher: nn.Module | str | None = None,
+    snapshot_dir: Path | str | None = None,
+    evaluate: Evaluate | None = None,
 ) -> Pruner:
     """Add a pruning method to an ordinary training loop.
 
@@ -49,20 +56,50 @@ def attach(
         optimizer: the optimizer that trains it, or accelerate's wrapper of it.
         method: `NeuroPrune(...)`, `L1(...)`, `Magnitude(...)`, or a `Method` of your own.
         total_steps: optimizer steps of the whole training; needed by methods with a schedule.
+        teacher: whose logits are distilled while training: a model, "dense" (a copy of the model as
+            it is now), a directory or a hub name. In place of `NeuroPrune(teacher=...)`.
+        snapshot_dir: where the models of `NeuroPrune(snapshots=[...])` go.
+        evaluate: model -> metrics, for the quality of each snapshot.
 
     Returns:
         The pruner.
 
     Raises:
         UnknownFamilyError, WrappedModelError: the model cannot be pruned; the message says why.
-        ConfigError: the method is not known, or needs `total_steps`.
+        ConfigError: the method is not known, needs `total_steps` or `snapshot_dir`, asks for what
+            cannot be reached, or the teacher answers another question.
         PrunerError: the optimizer trains none of the model's prunable matrices, or has a pruner.
 
     Example:
         >>> pruner = attach(model, optimizer, NeuroPrune(alpha=1e-4, beta=1e-3, theta=0.15))
         ... # doctest: +SKIP
     """
-    return Pruner(model, optimizer, method_for(method, total_steps))
+    chosen = method_for(method, total_steps)
+    teacher = teacher or getattr(chosen.config, "teacher", None)
+    snapshots = _snapshots(chosen, snapshot_dir, evaluate)
+    answers = None if teacher is None else teacher_for(model, teacher)
+    pruner = Pruner(model, optimizer, chosen, snapshots)
+    if answers is not None:
+        try:
+            pruner.teach(answers)
+        except ConfigError:
+            pruner.detach()
+            raise
+    return pruner
+
+
+def _snapshots(
+    method: Method, directory: Path | str | None, evaluate: Evaluate | None
+) -> Snapshots | None:
+    budgets = getattr(method.config, "snapshots", ())
+    if budgets and directory is None:
+        raise ConfigError(
+            f"snapshots at {list(budgets)} need a place: attach(..., snapshot_dir=PATH), or "
+            "NeuroPruneCallback(..., snapshot_dir=PATH)."
+        )
+    if not budgets or directory is None:
+        return None
+    return Snapshots(directory, evaluate)
 
 
 class Pruner:
@@ -72,9 +109,15 @@ class Pruner:
         model: the model.
         optimizer: its optimizer, or a wrapper of it.
         method: the method.
+        snapshots: takes the models that the method wants saved on the way.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Any, method: Method) -> None:
+    def __init__(
+        self, model: nn.Module, optimizer: Any, method: Method, snapshots: Snapshots | None = None
+    ) -> None:
+        self.snapshots = snapshots
+        self.reached: dict[str, float] = {}
+        self._distillation: Distillation | None = None
         self.model = model
         self.optimizer = unwrap_optimizer(optimizer)
         self.method = method
@@ -102,6 +145,28 @@ class Pruner:
             self.optimizer.register_step_post_hook(self._after_step),
         ]
         _ATTACHED.add(self.optimizer)
+
+    def teach(self, teacher: nn.Module) -> None:
+        """Distil a teacher's logits from now on.
+
+        Args:
+            teacher: the teacher.
+
+        Raises:
+            ConfigError: it answers another question than the model.
+        """
+        self._distillation = Distillation(self.model, teacher)
+
+    @property
+    def structural_sparsity(self) -> float:
+        """Share of the dense model's prunable weights that is physically gone."""
+        kept = sum(w.numel() for w in self.anatomy.matrices())
+        return 1.0 - kept / self.anatomy.dense_weights
+
+    def _take_snapshot(self, budget: float) -> None:
+        if self.snapshots is not None:
+            reached = self.structural_sparsity
+            self.snapshots.take(self.model, budget, reached, self.steps)
 
     def penalty(self) -> Tensor:
         """The method's penalty now, with its strengths. Detached: for logging only."""
@@ -134,13 +199,15 @@ class Pruner:
             PrunerError: the pruner has finished.
         """
         self._refuse_finished()
-        if self._cut_at_step != self.steps:
-            self._cut(self.method.last_cut(self.anatomy))
-            self._cut_at_step = self.steps
+        self._cut(self.method.last_cut(self.anatomy, self._cut_at_step == self.steps))
+        self._cut_at_step = self.steps
         self.method.zero_small_(self.anatomy, self._step_sizes().get)
         if self.method.removes_dead_units:
             self._cut(dead_units(self.anatomy))
+        self.reached = self.method.reached(self.anatomy)
         self.detach()
+        if self.snapshots is not None:
+            self._take_snapshot(round(self.structural_sparsity, 2))
         return self.removed
 
     def detach(self) -> None:
@@ -149,6 +216,9 @@ class Pruner:
             hook.remove()
         self._hooks = []
         self.method.teardown()
+        if self._distillation is not None:
+            self._distillation.detach()
+            self._distillation = None
         _ATTACHED.discard(self.optimizer)
 
     def state_dict(self) -> dict[str, Any]:
@@ -162,6 +232,7 @@ class Pruner:
             "config": config.to_dict(),
             "method_state": self.method.state_dict(),
             "removed": self.removed.to_dict(),
+            "snapshots": [] if self.snapshots is None else self.snapshots.taken,
             "lineage": self.anatomy.lineage.to_dict(),
         }
 
@@ -191,6 +262,8 @@ class Pruner:
         self._cut_at_step = int(state["cut_at_step"])
         self.removed = ShrinkPlan.from_dict(state["removed"])
         self.method.load_state_dict(state["method_state"])
+        if self.snapshots is not None:
+            self.snapshots.taken = list(state.get("snapshots", []))
 
     def _cut(self, plan: ShrinkPlan) -> ShrinkPlan:
         if plan:
@@ -225,6 +298,9 @@ class Pruner:
         self.method.prox_(self.anatomy, self._step_sizes().get)
         self.steps += 1
         self._cut(self.method.cut_now(self.anatomy))
+        budget = self.method.snapshot_due
+        if budget is not None:
+            self._take_snapshot(budget)
 
     def _step_sizes(self) -> dict[Tensor, float]:
         """Learning rate of every parameter that is trained."""

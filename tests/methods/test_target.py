@@ -344,3 +344,35 @@ def test_what_cannot_be_reached_is_refused_before_training(target: str, words: s
     with pytest.raises(ConfigError, match=words):
         attach(model, optimizer, NeuroPrune(target=target), 10)
     assert not any(m._forward_pre_hooks for m in model.modules())
+
+
+def test_a_run_continues_after_the_ramp() -> None:
+    """The model has met its target, by a little more than asked; resuming is not refused."""
+    model = make_model("bert").train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    pruner = attach(model, optimizer, NeuroPrune(target=0.6), 20)
+    for step in range(15):
+        model(**make_inputs("bert", step)).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    state = json.loads(json.dumps(pruner.state_dict()))
+    pruner.detach()
+    again = attach(model, optimizer, NeuroPrune(target=0.6), 20)
+    again.load_state_dict(state)
+    assert not again.finish().num_neurons - pruner.removed.num_neurons
+
+
+@pytest.mark.parametrize("steps", [3, 12])
+def test_a_run_that_stops_early_still_meets_its_target(steps: int) -> None:
+    """total_steps was too large, and prune() came right before finish()."""
+    model = make_model("bert").train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    pruner = attach(model, optimizer, NeuroPrune(target=0.6), 100)
+    for step in range(steps):
+        model(**make_inputs("bert", step)).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    pruner.prune()
+    pruner.finish()
+    assert pruner.reached["structural:0.6"] == pytest.approx(0.606, abs=0.006)
+    assert pruner.reached["structural:0.6"] == sparsity(anatomy_of(model)).structural_sparsity

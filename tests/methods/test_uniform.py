@@ -356,7 +356,6 @@ def test_stock_transformers_loads_what_its_config_can_say(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In an interpreter that has no neuroprune. BERT without some heads has no stock config."""
-    monkeypatch.setattr("neuroprune.methods.target.poorest_units", uniform_units)
     expected = {}
     for family in STOCK:
         t5 = family.startswith("t5")
@@ -386,8 +385,7 @@ def test_stock_transformers_loads_what_its_config_can_say(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_training_ends_with_equal_layers(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("neuroprune.methods.target.poorest_units", uniform_units)
+def test_training_ends_with_equal_layers(family: str) -> None:
     model = trained(family, 0.55)
     shape_of(model)
     anatomy = anatomy_of(model)

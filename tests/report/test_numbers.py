@@ -17,7 +17,7 @@ from neuroprune.report.numbers import (
     spread_of,
 )
 from neuroprune.tasks.metrics import METRICS
-from tests.report.records import experiment, made_up
+from tests.report.records import experiment
 
 
 def _record(dense: float, pruned: float, metric: str = "accuracy") -> RunRecord:

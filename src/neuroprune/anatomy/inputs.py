@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -86,3 +87,17 @@ def count_flops(model: nn.Module, sample_inputs: Mapping[str, Tensor]) -> int:
     with evaluating(model), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(**sample_inputs)
     return int(counter.get_total_flops())
+
+
+def copy_of(model: nn.Module) -> nn.Module:
+    """A deep copy that shares nothing with the model, in eval mode.
+
+    Args:
+        model: the model.
+    """
+    copied = copy.deepcopy(model)
+    for module in copied.modules():
+        # What replaced a forward on the instance (accelerate does, for mixed precision) still runs
+        # the original's layers; the class's own forward runs those of the copy.
+        module.__dict__.pop("forward", None)
+    return copied.eval()

@@ -148,6 +148,7 @@ class _Experiment:
             directory.with_name(f"{directory.name}-last-good"),
             method,
             self.progress.step,
+            lambda trained: evaluate(trained, data, self.config.training.eval_batch_size),
         )
         metrics: dict[str, float] = {}
         if method is not None:

@@ -6,7 +6,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ class TrainingResult:
         first_loss: mean task loss of the first tenth of the forward passes.
         last_loss: mean task loss of the last tenth.
         removed: what a method removed, counting the dense model's units.
+        reached: what was asked for, as text, and where the model stands.
     """
 
     seconds: float
@@ -57,6 +58,7 @@ class TrainingResult:
     first_loss: float
     last_loss: float
     removed: ShrinkPlan | None = None
+    reached: Mapping[str, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form; of what was removed, the numbers of units."""
@@ -70,6 +72,8 @@ class TrainingResult:
         if self.removed is not None:
             out["removed_heads"] = sum(len(v) for v in self.removed.remove_heads.values())
             out["removed_neurons"] = sum(len(v) for v in self.removed.remove_neurons.values())
+        if self.reached:
+            out["reached"] = dict(self.reached)
         return out
 
 
@@ -110,6 +114,7 @@ def fine_tune(
     keep: Path,
     method: Config | None = None,
     on_step: OnStep | None = None,
+    evaluate: Callable[[Any], Mapping[str, float]] | None = None,
 ) -> TrainingResult:
     """Train a model in place.
 
@@ -122,6 +127,7 @@ def fine_tune(
             there, otherwise nothing.
         method: the pruning method; None trains densely.
         on_step: called after every optimizer step.
+        evaluate: model -> metrics, for the snapshots that a method takes.
 
     Raises:
         RunError: the loss or a gradient is no number. The message names what was kept.
@@ -135,7 +141,12 @@ def fine_tune(
     from neuroprune.integrations import NeuroPruneCallback
 
     watch = Watch(keep, on_step)
-    pruning = None if method is None else NeuroPruneCallback(method)
+    snapshots = keep.with_name("snapshots")
+    pruning = (
+        None
+        if method is None
+        else NeuroPruneCallback(method, snapshot_dir=snapshots, evaluate=evaluate)
+    )
     callbacks = [c for c in (pruning, watch) if c is not None]
     with tempfile.TemporaryDirectory() as folder:
         trainer = _trainer(model, dataset, collate, config, Path(folder), callbacks, watch.losses)
@@ -154,6 +165,7 @@ def fine_tune(
         statistics.fmean(watch.losses[:tenth]),
         statistics.fmean(watch.losses[-tenth:]),
         None if pruning is None else pruning.removed,
+        None if pruning is None else pruning.reached,
     )
 
 

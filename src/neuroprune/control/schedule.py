@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 
 def cubic_sparsity(
@@ -53,3 +54,47 @@ def cut_interval(share: float, ramp: float, cost: float = CUT_COST) -> int:
     if share <= 0.0 or ramp <= 0.0:
         return 1
     return max(1, round(math.sqrt(2.0 * cost * ramp / share)))
+
+
+HOLD = 0.4  # share of a stage that recovers before its snapshot
+
+
+def stage_ends(stages: int, begin: float, end: float) -> list[float]:
+    """Shares of the training at which the stages of a staged ramp end, equally long.
+
+    Args:
+        stages: how many, >= 1.
+        begin: share of the training before the first.
+        end: share of the training after the last.
+    """
+    return [begin + (end - begin) * (i + 1) / stages for i in range(stages)]
+
+
+def staged_progress(
+    step: int, total_steps: int, levels: Sequence[float], begin: float, end: float
+) -> float:
+    """Ramp that stops at levels on the way: in each stage a cubic rise, then a hold.
+
+    Stage i rises from levels[i-1] (0 before the first) to levels[i] in the first 60% of its time
+    and holds there for the rest; the last rises all of its time, since what follows `end` is its
+    hold. With one level it is `cubic_sparsity`.
+
+    Args:
+        step: optimizer steps done.
+        total_steps: of the whole training.
+        levels: ascending; the last is where the ramp ends.
+        begin: share of the training before the ramp.
+        end: share of the training after which the last level holds.
+
+    Returns:
+        A level in [0, levels[-1]].
+    """
+    low, start = 0.0, begin
+    last = len(levels) - 1
+    for i, stop in enumerate(stage_ends(len(levels), begin, end)):
+        if i == last or step < stop * total_steps:
+            top = stop if i == last else start + (1.0 - HOLD) * (stop - start)
+            rise = cubic_sparsity(step, total_steps, levels[i] - low, start, top)
+            return low + (rise if step > start * total_steps else 0.0)
+        low, start = levels[i], stop
+    return low

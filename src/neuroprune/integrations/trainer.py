@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from neuroprune.config import Config, ConfigError
 from neuroprune.methods import Method
 from neuroprune.plan import ShrinkPlan
 from neuroprune.pruner import Pruner, attach
+from neuroprune.snapshots import Evaluate
 
 
 class _Events:
     """The events of transformers' TrainerCallback that pruning needs."""
 
-    def __init__(self, method: Config | Method) -> None:
+    def __init__(
+        self,
+        method: Config | Method,
+        *,
+        teacher: Any = None,
+        snapshot_dir: Path | str | None = None,
+        evaluate: Evaluate | None = None,
+    ) -> None:
         self.method = method
+        self.teacher = teacher
+        self.snapshot_dir = snapshot_dir
+        self.evaluate = evaluate
         self.pruner: Pruner | None = None
+        self.reached: dict[str, float] = {}
         self.removed: ShrinkPlan | None = None
 
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -27,7 +40,15 @@ class _Events:
         _check(args)
         if self.pruner is not None:  # an earlier training was interrupted
             self.pruner.detach()
-        self.pruner = attach(kwargs["model"], kwargs["optimizer"], self.method, state.max_steps)
+        self.pruner = attach(
+            kwargs["model"],
+            kwargs["optimizer"],
+            self.method,
+            state.max_steps,
+            teacher=self.teacher,
+            snapshot_dir=self.snapshot_dir or Path(args.output_dir) / "snapshots",
+            evaluate=self.evaluate,
+        )
         if state.global_step > 0:
             saved = (state.stateful_callbacks or {}).get(type(self).__name__)
             if not isinstance(saved, dict) or saved.get("attributes", {}).get("pruner") is None:
@@ -46,6 +67,7 @@ class _Events:
         """Last cut, dead units removed, hooks gone."""
         if self.pruner is not None:
             self.removed = self.pruner.finish()
+            self.reached = self.pruner.reached
             self.pruner = None
 
     def state(self) -> dict[str, Any]:
@@ -112,6 +134,9 @@ def callback_class() -> Any:
 
         Args:
             method: `NeuroPrune(...)`, `L1(...)`, `Magnitude(...)`, or a `Method` of your own.
+            teacher: as in `attach`.
+            snapshot_dir: where snapshots go; `output_dir/snapshots` where None.
+            evaluate: model -> metrics, for the quality of each snapshot.
 
         Raises:
             ConfigError: when the Trainer is made, for settings that cannot work with pruning.

@@ -27,6 +27,7 @@ from neuroprune.control.cost import CostModel, Curve, cheapest_and_dearest
 from neuroprune.methods.latency import measure_latency
 from neuroprune.topology.sparsity import sparsity
 
+_MET = 0.005  # share of the whole by which a target may have been overshot
 _ROUNDING = 1e-9  # relative: what summing in another order may change
 
 
@@ -73,7 +74,7 @@ class Goal:
         Args:
             cost: in the unit of the cost model.
         """
-        if isinstance(self.target, Parameters):
+        if isinstance(self.target, Parameters | Heads):
             return cost
         return 1.0 - cost / self.whole if isinstance(self.target, Structural) else cost / self.whole
 
@@ -148,7 +149,10 @@ def goal_of(
         kept = target.kept * whole
     else:
         raise TypeError(f"{target} is no cost of units; the caller handles it.")
-    goal = Goal(target, cost, cost.kept(unit_counts(anatomy)), kept, whole)
+    start = cost.kept(unit_counts(anatomy))
+    if start < kept <= start + _MET * whole:
+        kept = start  # met before, as exactly as units allow, such as when a training is resumed
+    goal = Goal(target, cost, start, kept, whole)
     _check_reachable(goal, anatomy, floors or {}, heads_kept)
     return goal
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 import statistics
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from neuroprune.anatomy import Anatomy
-from neuroprune.anatomy.inputs import device_of, sample_inputs
+from neuroprune.anatomy.inputs import copy_of, device_of, sample_inputs
 from neuroprune.config import ConfigError
 from neuroprune.control.cost import CostModel, Curve, never_falling
 from neuroprune.control.stopwatch import interleaved
@@ -96,7 +95,7 @@ class _Savings:
         self.device = device_of(model)
         self.seconds: list[list[float]] = []  # of the dense model, beside each cut
         self.known: dict[tuple[tuple[str, int], ...], float] = {}
-        self.dense = partial(_forward, _copy(model), inputs)
+        self.dense = partial(_forward, copy_of(model), inputs)
         probe = interleaved({"dense": self.dense}, 3, _WARMUP, self.device)["dense"]
         affordable = _BUDGET_SECONDS / max(2 * variants * statistics.median(probe), 1e-9)
         self.turns = int(min(max(affordable, _FEWEST_TURNS), _MOST_TURNS))
@@ -109,7 +108,7 @@ class _Savings:
         """
         key = tuple(kept.items())
         if key not in self.known:
-            cut = _copy(self.model)
+            cut = copy_of(self.model)
             shrink_(cut, _plan(self.anatomy, kept))
             calls = {"dense": self.dense, "cut": partial(_forward, cut, self.inputs)}
             times = interleaved(calls, self.turns, _WARMUP, self.device)
@@ -151,15 +150,6 @@ def _plan(anatomy: Anatomy, kept: Units) -> ShrinkPlan:
         {b.name: range(kept[b.name], b.num_heads) for b in anatomy.attentions if b.name in kept},
         {b.name: range(kept[b.name], b.d_ff) for b in anatomy.mlps if b.name in kept},
     )
-
-
-def _copy(model: nn.Module) -> nn.Module:
-    copied = copy.deepcopy(model)
-    for module in copied.modules():
-        # What replaced a forward on the instance (accelerate does, for mixed precision) still runs
-        # the original's layers; the class's own forward runs those of the copy.
-        module.__dict__.pop("forward", None)
-    return copied.eval()
 
 
 @torch.no_grad()

@@ -107,13 +107,27 @@ class Method(Generic[ConfigT]):
         """
         return ShrinkPlan()
 
-    def last_cut(self, anatomy: Anatomy) -> ShrinkPlan:
+    def last_cut(self, anatomy: Anatomy, just_cut: bool) -> ShrinkPlan:
         """What should go when training ends.
 
         Args:
             anatomy: the model's blocks.
+            just_cut: whether `select` was asked at this very step.
         """
-        return self.select(anatomy)
+        return ShrinkPlan() if just_cut else self.select(anatomy)
+
+    @property
+    def snapshot_due(self) -> float | None:
+        """Structural sparsity at which the model is to be saved now, if any."""
+        return None
+
+    def reached(self, anatomy: Anatomy) -> dict[str, float]:
+        """What was asked for, as text, and where the model stands; for methods with a target.
+
+        Args:
+            anatomy: the model's blocks.
+        """
+        return {}
 
     def teardown(self) -> None:
         """Once, when the pruner detaches: remove what `setup` registered."""

@@ -65,7 +65,10 @@ def _head_goal(target: Heads, anatomy: Anatomy) -> Goal:
 
 
 def poorest_units(
-    goals: Sequence[Goal], progress: float, scores: Mapping[str, Tensor], anatomy: Anatomy
+    goals: Sequence[Goal],
+    progress: float,
+    scores: Mapping[str, Tensor],
+    anatomy: Anatomy,
 ) -> dict[str, Tensor]:
     """Masks of the units to remove.
 

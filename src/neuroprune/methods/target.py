@@ -17,14 +17,15 @@ from torch.optim import Optimizer
 
 from neuroprune.anatomy import Anatomy
 from neuroprune.config import ConfigError, Connectivity, NeuroPrune, Redundancy
-from neuroprune.control.schedule import cubic_sparsity, cut_interval
+from neuroprune.control.schedule import cut_interval, stage_ends, staged_progress
 from neuroprune.methods.connectivity import UnitConnectivity, check_trained
-from neuroprune.methods.goals import Goal
+from neuroprune.methods.goals import Goal, unit_counts
 from neuroprune.methods.method import Method, StepSizeOf
 from neuroprune.methods.poorest import goals_of, poorest_units
 from neuroprune.methods.pressure import Pressure
 from neuroprune.methods.redundant_heads import FeatureMoments
 from neuroprune.methods.takeover import Takeover, repair_
+from neuroprune.methods.uniform import check_uniform, uniform_units
 from neuroprune.methods.units import masks_of, plan_of
 from neuroprune.plan import ShrinkPlan
 
@@ -80,6 +81,8 @@ class TargetMethod(Method[NeuroPrune]):
                 'Train them, or use connectivity="activity" or "strength".'
             )
         self._use(goals_of(self.config.target, anatomy))
+        if self.config.uniform:
+            check_uniform(self.goals, anatomy)
         self.connectivity.attach(anatomy)
         every = max(1, self.interval // 2)
         if self.config.redundancy is not None:
@@ -132,7 +135,7 @@ class TargetMethod(Method[NeuroPrune]):
         progress = self._progress(self.step) if budget is None else budget
         return plan_of(anatomy, self._poorest(anatomy, progress))
 
-    def last_cut(self, anatomy: Anatomy) -> ShrinkPlan:
+    def last_cut(self, anatomy: Anatomy, just_cut: bool) -> ShrinkPlan:
         """Meet the target, wherever the schedule stands."""
         return self.select(anatomy, 1.0)
 
@@ -162,16 +165,37 @@ class TargetMethod(Method[NeuroPrune]):
 
     def _due(self) -> bool:
         since = self.step - self._begin
-        return (
+        return bool(
             0 < since
             and self.step <= self._end
-            and (since % self.interval == 0 or self.step == self._end)
+            and (since % self.interval == 0 or self.step == self._end or self.snapshot_due)
         )
 
     def _progress(self, step: int) -> float:
         """How far on the way to the target the schedule is, in [0, 1]."""
         begin, end = self._begin / self.schedule_steps, self._end / self.schedule_steps
-        return cubic_sparsity(step, self.schedule_steps, 1.0, begin, end)
+        return staged_progress(step, self.schedule_steps, self._levels(), begin, end)
+
+    def _levels(self) -> list[float]:
+        """The snapshots' budgets and the target, as shares of the way; see `staged_progress`."""
+        goal = self.goals[0]
+        way = max(goal.start - goal.kept, 1e-12)
+        levels = [(goal.start - (1.0 - s) * goal.whole) / way for s in self._ahead()]
+        return [*levels, 1.0]
+
+    def _ahead(self) -> list[float]:
+        """The snapshots' budgets that lie between the start and the target."""
+        goal = self.goals[0]
+        costs = {s: (1.0 - s) * goal.whole for s in self.config.snapshots}
+        return [s for s, cost in costs.items() if goal.kept < cost < goal.start]
+
+    @property
+    def snapshot_due(self) -> float | None:
+        """The budget whose stage has just ended, if any."""
+        ahead = self._ahead() if self.config.snapshots else []
+        ends = stage_ends(len(ahead) + 1, self.config.begin, self.config.end)
+        due = {round(e * self.schedule_steps): b for e, b in zip(ends, ahead, strict=False)}
+        return due.get(self.step)
 
     def _next_cut(self) -> int:
         """The step of the next cut; beyond the end of the ramp, none."""
@@ -199,7 +223,13 @@ class TargetMethod(Method[NeuroPrune]):
         scores = {b.name: self.connectivity.of(b).double().cpu() for b in anatomy.blocks()}
         if self.takeover is not None:
             scores = {b.name: self.takeover.joined(b, scores[b.name]) for b in anatomy.blocks()}
-        return poorest_units(self.goals, progress, scores, anatomy)
+        choose = uniform_units if self.config.uniform else poorest_units
+        return choose(self.goals, progress, scores, anatomy)
+
+    def reached(self, anatomy: Anatomy) -> dict[str, float]:
+        """Every target's text -> where the model stands, in the target's own unit."""
+        counts = unit_counts(anatomy)
+        return {str(g.target): g.value(g.cost.kept(counts)) for g in self.goals}
 
     def state_dict(self) -> dict[str, Any]:
         """Step, connectivity and pressure."""
