@@ -12,6 +12,7 @@ import torch
 import neuroprune
 from neuroprune.anatomy import anatomy_of
 from neuroprune.config import ConfigError, Magnitude, NeuroPrune
+from neuroprune.topology.sparsity import sparsity
 from tests.zoo import inputs_for, lineage_of, make_inputs, make_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*pin_memory.*")
@@ -251,3 +252,44 @@ def test_an_interrupted_training_can_be_started_again(tmp_path: Path) -> None:
         trainer.train()
     trainer.train()
     assert trainer.state.global_step == 3
+
+
+@pytest.mark.parametrize("resumed_at", ["checkpoint-3", "checkpoint-9"])
+def test_a_target_is_met_with_the_callback_alone_and_after_resuming(
+    resumed_at: str, tmp_path: Path
+) -> None:
+    """One knob under the Trainer; a checkpoint from within the ramp, and one from after it."""
+    method = NeuroPrune(target=0.6, begin=0.1, end=0.7)
+    whole = make_model("bert")
+    trainer = trainer_for(whole, tmp_path / "a", method)
+    trainer.train()
+    reached = sparsity(anatomy_of(whole)).structural_sparsity
+    assert 0.6 <= reached <= 0.606
+    ours = next(c for c in trainer.callback_handler.callbacks if hasattr(c, "reached"))
+    assert ours.reached == {"structural:0.6": reached}
+    folder = tmp_path / "a" / resumed_at
+    again = neuroprune.from_pretrained(folder)
+    trainer_for(again, tmp_path / "b", method).train(resume_from_checkpoint=str(folder))
+    assert lineage_of(again).to_dict() == lineage_of(whole).to_dict()
+    assert equal(whole, again, 1e-6)
+
+
+def test_snapshots_go_to_the_output_folder(tmp_path: Path) -> None:
+    method = NeuroPrune(target=0.6, begin=0.1, end=0.9, snapshots=[0.3])
+    trainer_for(make_model("bert"), tmp_path, method, save_strategy="no").train()
+    assert {p.name for p in (tmp_path / "snapshots").iterdir()} == {
+        "snapshots.json",
+        "structural-0.3",
+        "structural-0.6",
+    }
+
+
+def test_the_teacher_works_under_the_trainer(tmp_path: Path) -> None:
+    losses = []
+    for teacher in (None, "dense"):
+        model = make_model("bert")
+        method = NeuroPrune(target=0.3, teacher=teacher)
+        trainer = trainer_for(model, tmp_path, method, save_strategy="no")
+        losses.append(trainer.train().training_loss)
+        assert not model._forward_hooks
+    assert losses[0] != losses[1]
