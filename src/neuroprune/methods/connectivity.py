@@ -75,7 +75,7 @@ class UnitConnectivity:
         mean = x.reshape(-1, x.shape[-1]).float().square().mean(dim=0)
         old = self.activity.get(name)
         rate = 1.0 / min(self.seen + 1, self.horizon)
-        self.activity[name] = mean if old is None else old.lerp_(mean, rate)
+        self.activity[name] = mean if old is None else old.to(mean.device).lerp_(mean, rate)
 
     @torch.no_grad()
     def observe_(self, anatomy: Anatomy) -> None:
@@ -100,7 +100,8 @@ class UnitConnectivity:
         rate = 1.0 / min(self.seen, self.horizon)
         for name, x in found.items():
             old = self.fisher.get(name)
-            self.fisher[name] = x * factor if old is None else old.lerp_(x * factor, rate)
+            new = x * factor
+            self.fisher[name] = new if old is None else old.to(new.device).lerp_(new, rate)
 
     @torch.no_grad()
     def of(self, block: Block) -> Tensor:
@@ -114,12 +115,13 @@ class UnitConnectivity:
             *fan_in, out = block.matrices()
             return _strength(block, fan_in, out)
         zeros = torch.zeros(unit_number(block), device=weight.device)
-        fisher = self.fisher.get(block.name, zeros)
+        fisher = self.fisher.get(block.name, zeros).to(weight.device)
         if self.kind is Connectivity.FISHER:
             return fisher
         activity = zeros
         if block.name in self.activity and weight.numel():
-            activity = activity_per_unit(weight, self.activity[block.name], unit_width(block))
+            seen = self.activity[block.name].to(weight.device)
+            activity = activity_per_unit(weight, seen, unit_width(block))
         return activity if self.kind is Connectivity.ACTIVITY else (fisher * activity).sqrt()
 
     def after_shrink_(self, plan: ShrinkPlan, anatomy: Anatomy) -> None:
@@ -148,16 +150,15 @@ class UnitConnectivity:
             "activity": {name: x.tolist() for name, x in self.activity.items()},
         }
 
-    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
-        """Read what `state_dict` wrote.
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Read what `state_dict` wrote; it moves to the model's device when it is used.
 
         Args:
             state: the state.
-            device: where the model is.
         """
         self.seen = int(state["seen"])
         for name in ("fisher", "activity"):
-            values = {b: torch.tensor(x, device=device) for b, x in state[name].items()}
+            values = {b: torch.tensor(x) for b, x in state[name].items()}
             setattr(self, name, values)
 
 

@@ -23,6 +23,12 @@ class _Condemned:
     norms: Tensor  # of the outgoing weights when they were condemned
     push: Tensor  # waterline / connectivity, in [1, _HARDEST]
 
+    def to_(self, device: torch.device) -> None:
+        """A state that was loaded follows the model to its device."""
+        self.units, self.norms, self.push = (
+            x.to(device) for x in (self.units, self.norms, self.push)
+        )
+
 
 class Pressure:
     """Decoupled group soft-thresholding of the condemned units' outgoing weights.
@@ -86,6 +92,7 @@ class Pressure:
         norms = {}
         for block in blocks:
             group = self.groups[block.name]
+            group.to_(fan_out(block).weight.device)
             norms[block.name] = _norms(block, group.units)
             cost = goal.cost.curves[block.name].per_unit * heads_per_unit(block)
             left = float((norms[block.name] / group.norms.clamp_min(1e-30)).clamp(0, 1).sum())

@@ -245,5 +245,5 @@ class TargetMethod(Method[NeuroPrune]):
         self.step = int(state["step"])
         targets = (goal.target for goal in self.goals)
         self._use(tuple(Goal.from_dict(t, g) for t, g in zip(targets, state["goals"], strict=True)))
-        self.connectivity.load_state_dict(state["connectivity"], torch.device("cpu"))
+        self.connectivity.load_state_dict(state["connectivity"])
         self.pressure.load_state_dict(state["pressure"])
