@@ -7,6 +7,12 @@ import pytest
 import neuroprune
 
 NAMES = {
+    "Flops",
+    "Heads",
+    "Latency",
+    "Parameters",
+    "Structural",
+    "Weights",
     "L1",
     "Magnitude",
     "NeuroPrune",

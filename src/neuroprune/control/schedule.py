@@ -95,6 +95,6 @@ def staged_progress(
         if i == last or step < stop * total_steps:
             top = stop if i == last else start + (1.0 - HOLD) * (stop - start)
             rise = cubic_sparsity(step, total_steps, levels[i] - low, start, top)
-            return low + (rise if step > start * total_steps else 0.0)
+            return min(low + rise, levels[i]) if step > start * total_steps else low
         low, start = levels[i], stop
     return low

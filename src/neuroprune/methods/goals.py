@@ -27,7 +27,6 @@ from neuroprune.control.cost import CostModel, Curve, cheapest_and_dearest
 from neuroprune.methods.latency import measure_latency
 from neuroprune.topology.sparsity import sparsity
 
-_MET = 0.005  # share of the whole by which a target may have been overshot
 _ROUNDING = 1e-9  # relative: what summing in another order may change
 
 
@@ -149,10 +148,7 @@ def goal_of(
         kept = target.kept * whole
     else:
         raise TypeError(f"{target} is no cost of units; the caller handles it.")
-    start = cost.kept(unit_counts(anatomy))
-    if start < kept <= start + _MET * whole:
-        kept = start  # met before, as exactly as units allow, such as when a training is resumed
-    goal = Goal(target, cost, start, kept, whole)
+    goal = Goal(target, cost, cost.kept(unit_counts(anatomy)), kept, whole)
     _check_reachable(goal, anatomy, floors or {}, heads_kept)
     return goal
 

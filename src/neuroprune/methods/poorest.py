@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from neuroprune.anatomy import Anatomy
 from neuroprune.anatomy.inputs import evaluating, sample_inputs
-from neuroprune.config import ConfigError, Flops, Heads, Latency, Target
+from neuroprune.config import (
+    ConfigError,
+    Flops,
+    Heads,
+    Latency,
+    Parameters,
+    Structural,
+    Target,
+)
 from neuroprune.control.cost import CostModel, Curve
 from neuroprune.core.allocation import poorest_to_budget
 from neuroprune.methods.goals import Goal, check_heads, goal_of, unit_counts
 from neuroprune.methods.units import Block, heads_per_unit
 
 _ROUNDS = 6  # of correcting for cost curves that are not straight
+_MET = 0.005  # share by which a target may have been overshot before
 _FLOOR = 0.1  # of a block's share in a uniform cut
 _CLOSE = 1e-3  # of the cost at the start
 
@@ -34,15 +44,31 @@ def goals_of(targets: Sequence[Target], anatomy: Anatomy) -> tuple[Goal, ...]:
         if isinstance(target, Flops | Latency):
             _check_length(target, anatomy)
     heads = next((t for t in targets if isinstance(t, Heads)), None)
-    goals = [
-        goal_of(t, anatomy, anatomy.model, heads_kept=None if heads is None else heads.count)
-        for t in targets
-        if not isinstance(t, Heads)
-    ]
+    count = None if heads is None else heads.count
+    goals = []
+    for target in targets:
+        if not isinstance(target, Heads):
+            goal = goal_of(_met(target, anatomy), anatomy, anatomy.model, heads_kept=count)
+            goals.append(replace(goal, target=target))
     if heads is not None:
         check_heads(heads, anatomy)
         goals.append(_head_goal(heads, anatomy))
     return tuple(goals)
+
+
+def _met(target: Target, anatomy: Anatomy) -> Target:
+    """A target that the model has met by a little more than asked, as exactly as it has.
+
+    Units are not divisible: a training that is resumed after its last cut would be refused.
+    """
+    if isinstance(target, Structural):
+        now = 1.0 - sum(w.numel() for w in anatomy.matrices()) / anatomy.dense_weights
+        return Structural(now) if target.sparsity < now <= target.sparsity + _MET else target
+    if isinstance(target, Parameters):
+        parameters = sum(p.numel() for p in anatomy.model.parameters())
+        surplus = target.count - parameters
+        return Parameters(parameters) if 0 < surplus <= _MET * target.count else target
+    return target
 
 
 def _check_length(target: Flops | Latency, anatomy: Anatomy) -> None:
