@@ -9,41 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 import neuroprune
 from neuroprune.anatomy import anatomy_of
 from neuroprune.config import ConfigError, NeuroPrune
-from neuroprune.control.schedule import cubic_sparsity, stage_ends, staged_progress
 from neuroprune.pruner import attach
+from neuroprune.snapshots import folder_name
 from neuroprune.topology.sparsity import sparsity
 from tests.zoo import inputs_for, logits, make_inputs, make_model
-
-levels = st.lists(st.floats(0.05, 0.95), max_size=4, unique=True).map(lambda x: [*sorted(x), 1.0])
-
-
-@given(levels, st.integers(10, 300), st.floats(0.0, 0.4), st.floats(0.1, 0.6))
-def test_a_staged_ramp_never_falls_and_holds_at_its_levels(
-    marks: list[float], total: int, begin: float, length: float
-) -> None:
-    end = begin + length
-    path = [staged_progress(t, total, marks, begin, end) for t in range(total + 1)]
-    assert path == sorted(path) and path[0] == pytest.approx(0.0, abs=1e-9)
-    assert path[-1] == pytest.approx(1.0)
-    for level, stop in zip(marks, stage_ends(len(marks), begin, end), strict=True):
-        at_stop = staged_progress(int(stop * total) - 1, total, marks, begin, end)
-        assert at_stop <= level + 1e-9
-    for level, stop in zip(marks[:-1], stage_ends(len(marks), begin, end)[:-1], strict=True):
-        if 0.2 * length / len(marks) * total > 1:  # a whole step lies in the hold
-            step = int((stop - 0.1 * length / len(marks)) * total)
-            assert staged_progress(step, total, marks, begin, end) == pytest.approx(level)
-
-
-@given(st.integers(0, 100))
-def test_one_level_is_the_cubic_ramp(step: int) -> None:
-    expected = cubic_sparsity(step, 100, 1.0, 0.1, 0.6)
-    assert staged_progress(step, 100, [1.0], 0.1, 0.6) == pytest.approx(expected)
 
 
 def run(family: str, folder: Path | None, **settings: Any) -> tuple[Any, Any]:
@@ -101,3 +74,145 @@ def test_snapshots_beyond_the_target_are_refused() -> None:
         NeuroPrune(target=0.5, snapshots=[0.8])
     with pytest.raises(ConfigError, match="structural target"):
         NeuroPrune(target="flops:0.5", snapshots=[0.4])
+
+
+def structural(model: Any) -> float:
+    return sparsity(anatomy_of(model)).structural_sparsity
+
+
+@pytest.mark.parametrize("total", [25, 40, 90])
+@pytest.mark.parametrize("begin", [0.0, 0.05])
+def test_a_snapshot_is_taken_after_its_hold(total: int, begin: float, tmp_path: Path) -> None:
+    """Between the top of a stage and its snapshot nothing is cut, and nothing exceeds it."""
+    model = make_model("bert").train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    config = NeuroPrune(target=0.8, snapshots=[0.3, 0.6], begin=begin, end=0.6)
+    pruner = attach(model, optimizer, config, total, snapshot_dir=tmp_path)
+    course = [0.0]
+    for step in range(total):
+        model(**inputs_for(model, "bert", step)).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        course.append(structural(model))
+    pruner.finish()
+    first, second, _ = pruner.snapshots.taken
+    for entry in (first, second):
+        step, reached = entry["step"], entry["structural_sparsity"]
+        assert course[step] == reached <= entry["asked"] + 1e-9
+        span = (round(0.6 * total) - round(begin * total)) / 3
+        hold = int(0.4 * span) - 1
+        assert set(course[step - max(hold, 0) : step + 1]) == {reached}
+    assert course[-1] >= 0.8
+
+
+def test_a_snapshot_beside_the_target_keeps_its_own_place(tmp_path: Path) -> None:
+    model = make_model("bert").train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    config = NeuroPrune(target=0.505, snapshots=[0.5], end=0.8)
+    pruner = attach(model, optimizer, config, 40, snapshot_dir=tmp_path)
+    for step in range(40):
+        model(**inputs_for(model, "bert", step)).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    pruner.finish()
+    assert [e["asked"] for e in pruner.snapshots.taken] == [0.5, 0.505]
+    names = {p.name for p in tmp_path.iterdir() if p.is_dir()}
+    assert names == {"structural-0.5", "structural-0.505"}
+    assert pruner.snapshots.taken[-1]["structural_sparsity"] == structural(model) >= 0.505
+
+
+@pytest.mark.parametrize(
+    ("budget", "name"),
+    [(0.5, "0.5"), (0.85, "0.85"), (0.9999, "0.9999"), (0.80005, "0.80005")],
+)
+def test_folders_are_named_after_the_budget(budget: float, name: str) -> None:
+    assert folder_name(budget) == f"structural-{name}"
+
+
+def test_what_cannot_be_taken_is_refused_before_a_step(tmp_path: Path) -> None:
+    model = make_model("bert").train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    config = NeuroPrune(target=0.8, snapshots=[0.2, 0.6])
+    with pytest.raises(ConfigError, match=r"longer training"):
+        attach(model, optimizer, config, 12, snapshot_dir=tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="directory for snapshots"):
+        attach(model, optimizer, config, 60, snapshot_dir=tmp_path / "file")
+    everything = range(anatomy_of(model).mlps[0].d_ff)
+    plan = neuroprune.ShrinkPlan(
+        remove_neurons={b.name: list(everything)[:-2] for b in anatomy_of(model).mlps}
+    )
+    neuroprune.shrink_(model, plan, optimizer)
+    attach(model, optimizer, config, 60, snapshot_dir=tmp_path / "new")
+    model(**make_inputs("bert")).loss.backward()
+    with pytest.raises(ConfigError, match=r"above the model's structural sparsity.*0\.2\]"):
+        optimizer.step()
+
+
+def test_measuring_does_not_change_the_training(tmp_path: Path) -> None:
+    """Random numbers and batches that `evaluate` uses up are its own."""
+
+    def weights(evaluate: Any, folder: str) -> list[torch.Tensor]:
+        model = make_model("bert").train()
+        model.config.hidden_dropout_prob = 0.1
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.1
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+        config = NeuroPrune(target=0.5, snapshots=[0.2], end=0.8, connectivity="mixed")
+        pruner = attach(
+            model, optimizer, config, 20, snapshot_dir=tmp_path / folder, evaluate=evaluate
+        )
+        torch.manual_seed(0)
+        for step in range(20):
+            model(**inputs_for(model, "bert", step)).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        pruner.finish()
+        return list(model.parameters())
+
+    def noisy(model: Any) -> dict[str, float]:
+        model(**make_inputs("bert"))
+        return {"noise": float(torch.randn(3).sum()), "nothing": float("nan")}
+
+    with_it, without = weights(noisy, "a"), weights(None, "b")
+    assert all(torch.equal(p, q) for p, q in zip(with_it, without, strict=True))
+    metrics = json.loads((tmp_path / "a" / "snapshots.json").read_text())[0]["metrics"]
+    assert metrics["nothing"] is None
+
+
+def test_a_resumed_run_goes_on_with_its_list(tmp_path: Path) -> None:
+    """Stopped between two snapshots: the same models, and each is listed once."""
+
+    def go(model: Any, optimizer: Any, pruner: Any, steps: range) -> None:
+        model.train()
+        for step in steps:
+            model(**inputs_for(model, "bert", step)).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def start(model: Any, folder: str) -> tuple[Any, Any]:
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+        config = NeuroPrune(target=0.8, snapshots=[0.3, 0.6], end=0.8)
+        return optimizer, attach(model, optimizer, config, 60, snapshot_dir=tmp_path / folder)
+
+    whole = make_model("bert")
+    optimizer, pruner = start(whole, "whole")
+    go(whole, optimizer, pruner, range(60))
+    pruner.finish()
+
+    first = make_model("bert")
+    optimizer, half = start(first, "parts")
+    go(first, optimizer, half, range(25))
+    assert [e["asked"] for e in half.snapshots.taken] == [0.3]
+    neuroprune.save_pretrained(first, tmp_path / "half")
+    state = json.loads(json.dumps(half.state_dict()))
+    second = neuroprune.from_pretrained(tmp_path / "half")
+    optimizer, resumed = start(second, "parts")
+    resumed.load_state_dict(state)
+    go(second, optimizer, resumed, range(25, 60))
+    resumed.finish()
+    assert resumed.snapshots.taken == pruner.snapshots.taken
+    assert resumed.removed == pruner.removed
+    listed = json.loads((tmp_path / "parts" / "snapshots.json").read_text())
+    assert listed == pruner.snapshots.taken

@@ -153,11 +153,17 @@ class NeuroPrune(Config):
             )
 
     def _check_target_mode(self) -> None:
-        changed = [n for n in _PAPER_ONLY if getattr(self, n) != _default(n)]
+        paper = (*_PAPER_ONLY, "dominating")
+        changed = [n for n in paper if getattr(self, n) != _default(n)]
         if changed:
             raise ConfigError(
                 f"NeuroPrune.{', '.join(changed)} belong to the paper's mode; with a target the "
                 "pressure is found while training. Give either the one or the other."
+            )
+        if self.redundancy is None and self.theta != _default("theta"):
+            raise ConfigError(
+                "NeuroPrune.theta says how alike two heads must be, and with a target nothing is "
+                'compared unless redundancy is given: "weights", "circuit" or "output".'
             )
         if self.begin >= self.end:
             raise ConfigError(f"NeuroPrune.begin ({self.begin}) must be before end ({self.end}).")

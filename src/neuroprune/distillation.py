@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,8 @@ from neuroprune.errors import ConfigError
 WEIGHT = 0.5  # of the teacher in the loss
 TEMPERATURE = 2.0
 _IGNORED = -100  # label that transformers' losses pass over
+# Not asked of the teacher: its loss and states are not used.
+_UNASKED = ("output_hidden_states", "output_attentions", "num_items_in_batch", "return_dict")
 
 
 class Distillation:
@@ -24,14 +29,16 @@ class Distillation:
 
         loss <- (1 - w) * loss + w * T^2 * KL( softmax(teacher / T) || softmax(student / T) )
 
-    with w = 0.5 and T = 2; a model with one output is compared by mean squared error. Only
-    positions with a label count. It acts in a forward hook, so a plain loop and the Trainer need no
-    change, and only where a gradient is wanted and the model returned a loss. The teacher costs one
-    forward pass a step and its weights in memory.
+    with w = 0.5 and T = 2, as a mean over the examples, or over the positions that have a label.
+    Regression is compared by mean squared error, independent labels by their own probabilities.
+    It acts in a forward hook, so a plain loop and the Trainer need no change, and only in training
+    mode, where a gradient is wanted and the model returned a loss. The teacher costs one forward
+    pass a step and its weights in memory; it runs in eval mode and gets no gradient.
 
     Args:
         model: the student.
-        teacher: the teacher; it is frozen and put into eval mode.
+        teacher: the teacher. One on another device or in another precision is copied.
+        is_start: whether it is a copy of the student as training began.
 
     Raises:
         ConfigError: the two do not answer the same question.
@@ -39,30 +46,49 @@ class Distillation:
     Reference: Hinton, Vinyals and Dean (2015), arXiv 1503.02531, section 2.
     """
 
-    def __init__(self, model: nn.Module, teacher: nn.Module) -> None:
+    def __init__(self, model: nn.Module, teacher: nn.Module, is_start: bool = False) -> None:
         _check_same_question(model, teacher)
-        self.teacher = teacher.to(device_of(model)).eval().requires_grad_(False)
+        self.teacher = _beside(model, teacher).eval()
+        self.is_start = is_start
+        self.answered = 0  # forward passes
         self._hook = model.register_forward_hook(self._mix, with_kwargs=True)
 
     def detach(self) -> None:
-        """Take the hook away and let the teacher go."""
+        """Take the hook away."""
         self._hook.remove()
 
     def _mix(self, model: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
-        loss, logits = _parts(output)
-        if not model.training or loss is None or logits is None or not loss.requires_grad:
+        if not (model.training and torch.is_grad_enabled()):
             return output
-        with torch.no_grad():
-            answer = _parts(self.teacher(*args, **kwargs))[1]
-        assert answer is not None
-        mixed = (1.0 - WEIGHT) * loss + WEIGHT * _distance(model, logits, answer, kwargs)
+        loss, logits = _parts(output)
+        if loss is None or logits is None:
+            return output
+        answer = self._answer(model, args, kwargs, logits)
+        mixed = (1.0 - WEIGHT) * loss + WEIGHT * _distance(model, logits, answer, args, kwargs)
+        self.answered += 1
         if isinstance(output, tuple):
             return (mixed, *output[1:])
         output["loss"] = mixed
         return output
 
+    @torch.no_grad()
+    def _answer(self, model: Any, args: Any, kwargs: Mapping[str, Any], logits: Tensor) -> Tensor:
+        asked = {k: v for k, v in kwargs.items() if k not in _UNASKED}
+        if not getattr(model.config, "is_encoder_decoder", False):
+            asked.pop("labels", None)  # a decoder's inputs are made from them
+        if self.teacher.training:
+            self.teacher.eval()
+        answer = self.teacher(*args, **asked, return_dict=True).get("logits")
+        if not isinstance(answer, Tensor) or answer.shape != logits.shape:
+            got = tuple(answer.shape) if isinstance(answer, Tensor) else "no logits"
+            raise ConfigError(
+                f"expected logits of shape {tuple(logits.shape)} from the teacher, as the model "
+                f"gives, got {got}. Use a teacher with the same head, labels and vocabulary."
+            )
+        return answer
 
-def teacher_for(model: nn.Module, teacher: nn.Module | str) -> nn.Module:
+
+def teacher_for(model: nn.Module, teacher: nn.Module | Path | str) -> nn.Module:
     """The teacher that a user names.
 
     Args:
@@ -70,36 +96,80 @@ def teacher_for(model: nn.Module, teacher: nn.Module | str) -> nn.Module:
         teacher: a model; "dense", a copy of the student as it is; or a directory or hub name.
 
     Raises:
-        ConfigError: it cannot be loaded.
+        ConfigError: it cannot be loaded, or a part of it would be random.
     """
     if isinstance(teacher, nn.Module):
         return teacher
     if teacher == "dense":
-        return copy_of(model)
+        return _without_hooks_(copy_of(model))
     try:
         if (Path(teacher) / PLAN_FILE).is_file():
             loaded: nn.Module = from_pretrained(teacher)
-        else:
-            kind: Any = type(model)
-            loaded = kind.from_pretrained(teacher)
-    except (OSError, ValueError) as error:
+            return loaded
+        kind: Any = type(model)
+        loaded, report = kind.from_pretrained(teacher, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(
-            f"the teacher {teacher!r} could not be loaded: {error} Give 'dense', a directory, a "
-            "hub name, or a model as attach(..., teacher=model)."
+            f"the teacher {str(teacher)!r} could not be loaded: {error} Give 'dense', a directory, "
+            "a hub name, or a model as attach(..., teacher=model)."
         ) from error
+    if report["missing_keys"]:
+        raise ConfigError(
+            f"the teacher {str(teacher)!r} has no weights for "
+            f"{', '.join(sorted(report['missing_keys']))}: its answers would be random. Give a "
+            f"model that was trained as {kind.__name__}."
+        )
     return loaded
 
 
+def _without_hooks_(model: nn.Module) -> nn.Module:
+    """Take all hooks away: those of the original would be told what the copy does."""
+    for module in model.modules():
+        for name, hooks in vars(module).items():
+            if name.startswith(("_forward_hooks", "_forward_pre_hooks", "_backward_")) and hooks:
+                if isinstance(hooks, dict):
+                    hooks.clear()
+    return model
+
+
+def _beside(model: nn.Module, teacher: nn.Module) -> nn.Module:
+    """The teacher on the student's device and in its precision; a copy where that changes it."""
+    device, dtype = device_of(model), next(model.parameters()).dtype
+    if all(p.device == device and p.dtype == dtype for p in teacher.parameters()):
+        return teacher
+    return copy.deepcopy(teacher).to(device=device, dtype=dtype)
+
+
 def _check_same_question(model: Any, teacher: Any) -> None:
-    for name in ("num_labels", "vocab_size", "model_type"):
+    if teacher is model or {*model.parameters()} & {*teacher.parameters()}:
+        raise ConfigError(
+            "the teacher is the model itself, or shares weights with it, which training changes. "
+            'Use teacher="dense" for a copy of the model as it is.'
+        )
+    if not hasattr(teacher, "config"):
+        raise ConfigError(
+            f"expected a transformers model as teacher, got {type(teacher).__name__}."
+        )
+    classifies = "Classification" in type(model).__name__
+    for name in ("num_labels", "vocab_size") if classifies else ("vocab_size",):
         mine, other = (getattr(m.config, name, None) for m in (model, teacher))
         if mine != other:
             raise ConfigError(
                 f"the teacher has {name} {other!r}, the model {mine!r}: their answers cannot be "
-                "compared. Use a teacher for the same task and of the same family."
+                "compared. Use a teacher for the same task that reads the same tokens."
             )
-    if teacher is model:
-        raise ConfigError('the teacher is the model itself. Use teacher="dense" for a copy of it.')
+    if classifies:
+        mine, other = (_label_names(m.config) for m in (model, teacher))
+        if mine != other and sorted(mine) == sorted(other):
+            raise ConfigError(
+                f"the teacher has the labels in the order {other}, the model {mine}. Set id2label "
+                "of both configs to one order, and train on that."
+            )
+
+
+def _label_names(config: Any) -> list[str]:
+    names = getattr(config, "id2label", None) or {}
+    return [str(names[i]) for i in sorted(names)]
 
 
 def _parts(output: Any) -> tuple[Tensor | None, Tensor | None]:
@@ -109,21 +179,37 @@ def _parts(output: Any) -> tuple[Tensor | None, Tensor | None]:
     return output.get("loss"), output.get("logits")
 
 
-def _distance(model: Any, student: Tensor, teacher: Tensor, kwargs: dict[str, Any]) -> Tensor:
-    student, teacher = student.float(), teacher.float()
-    if student.shape[-1] == 1:
-        return functional.mse_loss(student, teacher)
-    counted = None
-    labels = kwargs.get("labels")
-    if student.ndim == 3 and isinstance(labels, Tensor) and labels.shape == student.shape[:2]:
+def _distance(
+    model: Any, student: Tensor, teacher: Tensor, args: Any, kwargs: Mapping[str, Any]
+) -> Tensor:
+    """What the teacher adds to the loss, reduced as the model reduces its own."""
+    wide = torch.promote_types(student.dtype, torch.float32)
+    problem = getattr(model.config, "problem_type", None)
+    if student.shape[-1] == 1 or problem == "regression":
+        return functional.mse_loss(student.to(wide), teacher.to(wide))
+    labels, number = _labels(model, args, kwargs), None
+    if problem == "multi_label_classification":  # sigmoid(z) = softmax((z, 0))
+        student, teacher = (torch.stack([z, torch.zeros_like(z)], -1) for z in (student, teacher))
+    elif student.ndim == 3 and labels is not None and labels.shape == student.shape[:2]:
         if any(word in type(model).__name__ for word in ("CausalLM", "LMHead")):
             student, teacher, labels = student[:, :-1], teacher[:, :-1], labels[:, 1:]
-        counted = (labels != _IGNORED).reshape(-1)
-    student = student.reshape(-1, student.shape[-1]) / TEMPERATURE
-    teacher = teacher.reshape(-1, teacher.shape[-1]) / TEMPERATURE
-    if counted is not None:
+            # Under gradient accumulation the Trainer counts the labels of all batches of a step.
+            number = kwargs.get("num_items_in_batch")
+        counted = (labels != _IGNORED).to(student.device)
         student, teacher = student[counted], teacher[counted]
+    student, teacher = (
+        z.reshape(-1, z.shape[-1]).to(wide) / TEMPERATURE for z in (student, teacher)
+    )
     divergence = functional.kl_div(
         student.log_softmax(-1), teacher.log_softmax(-1), reduction="sum", log_target=True
     )
-    return TEMPERATURE**2 * divergence / max(len(student), 1)
+    return TEMPERATURE**2 * divergence / (max(len(student), 1) if number is None else number)
+
+
+def _labels(model: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> Tensor | None:
+    """The labels of a forward pass, also where they were given by position."""
+    labels = kwargs.get("labels")
+    if labels is None and args:
+        bound = inspect.signature(type(model).forward).bind_partial(model, *args)
+        labels = bound.arguments.get("labels")
+    return labels if isinstance(labels, Tensor) else None

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from neuroprune.anatomy import Anatomy, anatomy_of
-from neuroprune.config import Config, ConfigError
+from neuroprune.config import Config, ConfigError, NeuroPrune
 from neuroprune.distillation import Distillation, teacher_for
 from neuroprune.methods import Method, dead_units, method_for
 from neuroprune.plan import ShrinkPlan
@@ -37,7 +37,7 @@ def attach(
     method: Config | Method,
     total_steps: int | None = None,
     *,
-    teacher: nn.Module | str | None = None,
+    teacher: nn.Module | Path | str | None = None,
     snapshot_dir: Path | str | None = None,
     evaluate: Evaluate | None = None,
 ) -> Pruner:
@@ -75,31 +75,48 @@ def attach(
         ... # doctest: +SKIP
     """
     chosen = method_for(method, total_steps)
-    teacher = teacher or getattr(chosen.config, "teacher", None)
     snapshots = _snapshots(chosen, snapshot_dir, evaluate)
-    answers = None if teacher is None else teacher_for(model, teacher)
+    asked = _teacher(chosen, teacher)
+    answers = None if asked is None else teacher_for(model, asked)
     pruner = Pruner(model, optimizer, chosen, snapshots)
     if answers is not None:
         try:
-            pruner.teach(answers)
-        except ConfigError:
+            pruner.teach(answers, is_start=isinstance(asked, str) and asked == "dense")
+        except BaseException:
             pruner.detach()
             raise
     return pruner
 
 
+def _teacher(
+    method: Method, teacher: nn.Module | Path | str | None
+) -> nn.Module | Path | str | None:
+    config = method.config
+    if teacher is not None and isinstance(config, NeuroPrune) and config.target is None:
+        raise ConfigError(
+            "a teacher belongs to target mode: give a target, such as NeuroPrune(target=0.8), or "
+            "leave the teacher out."
+        )
+    asked = getattr(config, "teacher", None) if teacher is None else teacher
+    if asked is None or isinstance(asked, nn.Module | Path | str):
+        return asked
+    raise ConfigError(
+        f'expected a model, "dense", a directory or a hub name as teacher, got {asked!r}.'
+    )
+
+
 def _snapshots(
     method: Method, directory: Path | str | None, evaluate: Evaluate | None
 ) -> Snapshots | None:
-    budgets = getattr(method.config, "snapshots", ())
-    if budgets and directory is None:
-        raise ConfigError(
-            f"snapshots at {list(budgets)} need a place: attach(..., snapshot_dir=PATH), or "
-            "NeuroPruneCallback(..., snapshot_dir=PATH)."
-        )
-    if not budgets or directory is None:
+    config = method.config
+    if not isinstance(config, NeuroPrune) or not config.snapshots:
         return None
-    return Snapshots(directory, evaluate)
+    if directory is None:
+        raise ConfigError(
+            f"snapshots at {list(config.snapshots)} need a place: attach(..., snapshot_dir=PATH), "
+            "or NeuroPruneCallback(..., snapshot_dir=PATH)."
+        )
+    return Snapshots(directory, config.target[0].sparsity, evaluate)
 
 
 class Pruner:
@@ -146,16 +163,17 @@ class Pruner:
         ]
         _ATTACHED.add(self.optimizer)
 
-    def teach(self, teacher: nn.Module) -> None:
+    def teach(self, teacher: nn.Module, is_start: bool = False) -> None:
         """Distil a teacher's logits from now on.
 
         Args:
             teacher: the teacher.
+            is_start: whether it is a copy of the model as it is now.
 
         Raises:
             ConfigError: it answers another question than the model.
         """
-        self._distillation = Distillation(self.model, teacher)
+        self._distillation = Distillation(self.model, teacher, is_start)
 
     @property
     def structural_sparsity(self) -> float:
@@ -207,7 +225,7 @@ class Pruner:
         self.reached = self.method.reached(self.anatomy)
         self.detach()
         if self.snapshots is not None:
-            self._take_snapshot(round(self.structural_sparsity, 2))
+            self._take_snapshot(self.snapshots.target)
         return self.removed
 
     def detach(self) -> None:
@@ -243,8 +261,8 @@ class Pruner:
             state: what `state_dict` returned.
 
         Raises:
-            PrunerError: the state is of another method, setting or version, or the model is not
-                the one it was saved with.
+            PrunerError: the state is of another method, setting or version, the model is not the
+                one it was saved with, or a "dense" teacher was not given as a model.
         """
         mine = self.state_dict()
         for key in ("state_version", "method", "config"):
@@ -257,6 +275,12 @@ class Pruner:
             raise PrunerError(
                 "the model does not have the shape the pruner state was saved with. Load it with "
                 "neuroprune.from_pretrained(checkpoint) and make the optimizer from that model."
+            )
+        if self._distillation is not None and self._distillation.is_start and state["steps"]:
+            raise PrunerError(
+                "the dense teacher is not in the checkpoint, and the model as it is now is not "
+                "dense. Pass the model that training started from: attach(..., teacher=model), or "
+                "NeuroPruneCallback(..., teacher=model)."
             )
         self.steps = int(state["steps"])
         self._cut_at_step = int(state["cut_at_step"])
@@ -288,6 +312,12 @@ class Pruner:
         if _skipped(optimizer):
             return
         self._check_ready(optimizer)
+        if self._distillation is not None and not self._distillation.answered:
+            raise PrunerError(
+                "the teacher had no say in this step: no forward pass in training mode returned a "
+                "loss. Give the model its labels and train on the loss it returns. (The Trainer "
+                "keeps the labels back for label_smoothing_factor and compute_loss_func.)"
+            )
         self.method.observe_(self.anatomy)
         scale = getattr(optimizer, "grad_scale", None)
         self.method.add_penalty_grad_(self.anatomy, 1.0 if scale is None else float(scale))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
-from neuroprune.anatomy.inputs import evaluating
+from neuroprune.anatomy.inputs import device_of, evaluating
 from neuroprune.checkpoint import save_pretrained
+from neuroprune.errors import ConfigError
 from neuroprune.record import write_text_atomic
 
 Evaluate = Callable[[Any], Mapping[str, float]]
@@ -20,19 +22,35 @@ Evaluate = Callable[[Any], Mapping[str, float]]
 class Snapshots:
     """Saves the model at each budget, and keeps a list of what was saved.
 
-    `directory/structural-0.50/` and so on are reloadable models; `directory/snapshots.json` lists
-    them: structural sparsity reached, step, folder, and metrics where `evaluate` is given. On the
-    way a budget is met from below, by less than one head; the last one is met exactly.
+    `directory/structural-0.5/` and so on are reloadable models; `directory/snapshots.json` lists
+    them: structural sparsity asked for and reached, step, folder, and metrics where `evaluate` is
+    given. On the way a budget is met from below, by less than the cheapest unit where the pruner
+    could choose among all; the last one, the target, is met when training ends.
 
     Args:
-        directory: where they go.
-        evaluate: measures a model; called in eval mode without gradients.
+        directory: where they go; made if need be.
+        target: structural sparsity when training ends.
+        evaluate: measures a model; called in eval mode without gradients, with random numbers of
+            its own, so that the training goes on as it would without.
+
+    Raises:
+        ConfigError: the directory cannot be made.
     """
 
-    def __init__(self, directory: Path | str, evaluate: Evaluate | None = None) -> None:
+    def __init__(
+        self, directory: Path | str, target: float, evaluate: Evaluate | None = None
+    ) -> None:
         self.directory = Path(directory)
+        self.target = target
         self.evaluate = evaluate
         self.taken: list[dict[str, Any]] = []
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"expected a directory for snapshots that can be written, got {directory}: {error}."
+                " Give another as snapshot_dir."
+            ) from error
 
     def take(self, model: nn.Module, budget: float, reached: float, step: int) -> None:
         """Save the model as it is now.
@@ -42,21 +60,39 @@ class Snapshots:
             budget: structural sparsity that was asked for.
             reached: structural sparsity that it has.
             step: optimizer steps so far.
+
+        Raises:
+            CheckpointError: it cannot be saved.
         """
-        path = self.directory / f"structural-{budget:.4g}"
-        save_pretrained(model, path)
-        metrics: dict[str, float] = {}
-        if self.evaluate is not None:
-            with evaluating(model):
-                metrics = {name: float(value) for name, value in self.evaluate(model).items()}
+        name = folder_name(budget)
+        save_pretrained(model, self.directory / name)
         entry = {
             "asked": budget,
             "structural_sparsity": reached,
             "step": step,
-            "path": os.path.relpath(path, self.directory),
-            "metrics": metrics,
+            "path": name,
+            "metrics": self._metrics(model),
         }
         self.taken = [e for e in self.taken if e["asked"] != budget] + [entry]
         write_text_atomic(
             self.directory / "snapshots.json", json.dumps(self.taken, indent=2) + "\n"
         )
+
+    def _metrics(self, model: nn.Module) -> dict[str, float | None]:
+        """What `evaluate` says; None, which JSON has, for what is no number."""
+        if self.evaluate is None:
+            return {}
+        device = device_of(model)
+        devices = [device] if device.type == "cuda" else []
+        with evaluating(model), torch.random.fork_rng(devices=devices):
+            found = {name: float(value) for name, value in self.evaluate(model).items()}
+        return {name: value if math.isfinite(value) else None for name, value in found.items()}
+
+
+def folder_name(budget: float) -> str:
+    """ "structural-0.5" for 0.5: as many places as tell budgets apart.
+
+    Args:
+        budget: a structural sparsity.
+    """
+    return f"structural-{budget:.9g}"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 
 def cubic_sparsity(
@@ -59,15 +61,39 @@ def cut_interval(share: float, ramp: float, cost: float = CUT_COST) -> int:
 HOLD = 0.4  # share of a stage that recovers before its snapshot
 
 
-def stage_ends(stages: int, begin: float, end: float) -> list[float]:
-    """Shares of the training at which the stages of a staged ramp end, equally long.
+class Stage(NamedTuple):
+    """Part of a staged ramp: a rise from `start` to `top`, then a hold until `stop`.
 
     Args:
-        stages: how many, >= 1.
+        start: step after which it rises.
+        top: step at which it has risen.
+        stop: step at which the hold ends.
+    """
+
+    start: int
+    top: int
+    stop: int
+
+
+def stages_of(number: int, total_steps: int, begin: float, end: float) -> list[Stage]:
+    """The stages of a staged ramp, equally long, on whole steps.
+
+    The first 60% of a stage rise and the rest holds. The last one rises all of its time, since
+    what follows `end` is its hold.
+
+    Args:
+        number: how many, >= 1.
+        total_steps: of the whole training.
         begin: share of the training before the first.
         end: share of the training after the last.
     """
-    return [begin + (end - begin) * (i + 1) / stages for i in range(stages)]
+    first, last = round(begin * total_steps), round(end * total_steps)
+    marks = [first + round((last - first) * i / number) for i in range(number + 1)]
+    stages = []
+    for i, (start, stop) in enumerate(itertools.pairwise(marks)):
+        top = stop if i == number - 1 else start + round((1.0 - HOLD) * (stop - start))
+        stages.append(Stage(start, top, stop))
+    return stages
 
 
 def staged_progress(
@@ -75,9 +101,8 @@ def staged_progress(
 ) -> float:
     """Ramp that stops at levels on the way: in each stage a cubic rise, then a hold.
 
-    Stage i rises from levels[i-1] (0 before the first) to levels[i] in the first 60% of its time
-    and holds there for the rest; the last rises all of its time, since what follows `end` is its
-    hold. With one level it is `cubic_sparsity`.
+    Stage i (see `stages_of`) rises from levels[i-1] (0 before the first) to levels[i] and holds
+    there, exactly. With one level it is `cubic_sparsity` between whole steps.
 
     Args:
         step: optimizer steps done.
@@ -89,12 +114,13 @@ def staged_progress(
     Returns:
         A level in [0, levels[-1]].
     """
-    low, start = 0.0, begin
-    last = len(levels) - 1
-    for i, stop in enumerate(stage_ends(len(levels), begin, end)):
-        if i == last or step < stop * total_steps:
-            top = stop if i == last else start + (1.0 - HOLD) * (stop - start)
-            rise = cubic_sparsity(step, total_steps, levels[i] - low, start, top)
-            return min(low + rise, levels[i]) if step > start * total_steps else low
-        low, start = levels[i], stop
+    low = 0.0
+    stages = stages_of(len(levels), total_steps, begin, end)
+    for level, stage in zip(levels, stages, strict=True):
+        if step <= stage.start:
+            return low
+        if step < stage.top:
+            rise = cubic_sparsity(step - stage.start, stage.top - stage.start, level - low)
+            return min(low + rise, level)
+        low = level
     return low

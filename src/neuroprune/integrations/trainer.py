@@ -30,6 +30,7 @@ class _Events:
         self.pruner: Pruner | None = None
         self.reached: dict[str, float] = {}
         self.removed: ShrinkPlan | None = None
+        self.snapshots: list[dict[str, Any]] = []
 
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Refuse settings that cannot work, before anything is trained."""
@@ -68,6 +69,8 @@ class _Events:
         if self.pruner is not None:
             self.removed = self.pruner.finish()
             self.reached = self.pruner.reached
+            if self.pruner.snapshots is not None:
+                self.snapshots = self.pruner.snapshots.taken
             self.pruner = None
 
     def state(self) -> dict[str, Any]:

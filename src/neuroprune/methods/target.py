@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from neuroprune.anatomy import Anatomy
 from neuroprune.config import ConfigError, Connectivity, NeuroPrune, Redundancy
-from neuroprune.control.schedule import cut_interval, stage_ends, staged_progress
+from neuroprune.control.schedule import Stage, cut_interval, staged_progress, stages_of
 from neuroprune.methods.connectivity import UnitConnectivity, check_trained
 from neuroprune.methods.goals import Goal, unit_counts
 from neuroprune.methods.method import Method, StepSizeOf
@@ -62,6 +62,8 @@ class TargetMethod(Method[NeuroPrune]):
         self.connectivity = UnitConnectivity(Connectivity(config.connectivity), horizon)
         self.pressure = Pressure()
         self.goals: tuple[Goal, ...] = ()
+        self.levels = [1.0]  # shares of the way at which a stage ends; the last is the target
+        self.stages: list[Stage] = []
         self.interval = 1
         self.takeover: Takeover | None = None
         self.repair: FeatureMoments | None = None
@@ -94,9 +96,23 @@ class TargetMethod(Method[NeuroPrune]):
 
     def _use(self, goals: tuple[Goal, ...]) -> None:
         self.goals = goals
+        way = max(goals[0].start - goals[0].kept, 1e-12)
+        self.levels = [
+            *((goals[0].start - self._cost_at(s)) / way for s in self._ahead()),
+            1.0,
+        ]
+        number = len(self.levels)
+        self.stages = stages_of(number, self.schedule_steps, self.config.begin, self.config.end)
+        if number > 1 and any(s.stop - s.start < 2 for s in self.stages):
+            raise ConfigError(
+                f"{number - 1} snapshots need {number} stages between begin and end, of two steps "
+                f"and more each; expected a longer training, got {self._begin} to {self._end} of "
+                f"{self.schedule_steps} steps. Ask for fewer snapshots, or a larger end."
+            )
         share = max((g.start - g.kept) / max(g.start, 1e-12) for g in goals)
+        rising = sum(s.top - s.start for s in self.stages) / max(self._end - self._begin, 1)
         ramp = (self.config.end - self.config.begin) * self.schedule_steps
-        self.interval = cut_interval(share, ramp)
+        self.interval = cut_interval(share, rising * ramp)
 
     def teardown(self) -> None:
         """Stop watching."""
@@ -107,7 +123,13 @@ class TargetMethod(Method[NeuroPrune]):
             self.repair.remove()
 
     def observe_(self, anatomy: Anatomy) -> None:
-        """Follow the connectivity until the last cut."""
+        """Follow the connectivity until the last cut.
+
+        Raises:
+            ConfigError: before the first step, where the model is sparser than a snapshot asks.
+        """
+        if self.step == 0:
+            self._check_snapshots()
         if self.step <= self._end:
             self.connectivity.observe_(anatomy)
 
@@ -164,44 +186,51 @@ class TargetMethod(Method[NeuroPrune]):
         return round(self.config.end * self.schedule_steps)
 
     def _due(self) -> bool:
-        since = self.step - self._begin
-        return bool(
-            0 < since
-            and self.step <= self._end
-            and (since % self.interval == 0 or self.step == self._end or self.snapshot_due)
-        )
+        """Whether a cut is made at this step: while a stage rises, and at its top."""
+        for stage in self.stages:
+            if stage.start < self.step <= stage.top:
+                since = self.step - stage.start
+                return since % self.interval == 0 or self.step == stage.top
+        return False
 
     def _progress(self, step: int) -> float:
         """How far on the way to the target the schedule is, in [0, 1]."""
-        begin, end = self._begin / self.schedule_steps, self._end / self.schedule_steps
-        return staged_progress(step, self.schedule_steps, self._levels(), begin, end)
+        begin, end = self.config.begin, self.config.end
+        return staged_progress(step, self.schedule_steps, self.levels, begin, end)
 
-    def _levels(self) -> list[float]:
-        """The snapshots' budgets and the target, as shares of the way; see `staged_progress`."""
-        goal = self.goals[0]
-        way = max(goal.start - goal.kept, 1e-12)
-        levels = [(goal.start - (1.0 - s) * goal.whole) / way for s in self._ahead()]
-        return [*levels, 1.0]
+    def _cost_at(self, sparsity: float) -> float:
+        return (1.0 - sparsity) * self.goals[0].whole
 
     def _ahead(self) -> list[float]:
         """The snapshots' budgets that lie between the start and the target."""
         goal = self.goals[0]
-        costs = {s: (1.0 - s) * goal.whole for s in self.config.snapshots}
-        return [s for s, cost in costs.items() if goal.kept < cost < goal.start]
+        return [s for s in self.config.snapshots if goal.kept < self._cost_at(s) < goal.start]
+
+    def _check_snapshots(self) -> None:
+        behind = [s for s in self.config.snapshots if self._cost_at(s) >= self.goals[0].start]
+        if behind:
+            now = 1.0 - self.goals[0].start / self.goals[0].whole
+            raise ConfigError(
+                f"expected snapshots above the model's structural sparsity, which is {now:.4g} "
+                f"before training, got {behind}. Leave them out."
+            )
 
     @property
     def snapshot_due(self) -> float | None:
         """The budget whose stage has just ended, if any."""
-        ahead = self._ahead() if self.config.snapshots else []
-        ends = stage_ends(len(ahead) + 1, self.config.begin, self.config.end)
-        due = {round(e * self.schedule_steps): b for e, b in zip(ends, ahead, strict=False)}
-        return due.get(self.step)
+        if len(self.levels) == 1:
+            return None
+        ends = (stage.stop for stage in self.stages)
+        return dict(zip(ends, self._ahead(), strict=False)).get(self.step)
 
     def _next_cut(self) -> int:
         """The step of the next cut; beyond the end of the ramp, none."""
-        since = max(self.step - self._begin, 0)
-        following = self._begin + (since // self.interval + 1) * self.interval
-        return min(following, self._end) if self.step < self._end else self.schedule_steps + 1
+        for stage in self.stages:
+            if self.step < stage.top:
+                since = max(self.step - stage.start, 0)
+                following = stage.start + (since // self.interval + 1) * self.interval
+                return min(following, stage.top)
+        return self.schedule_steps + 1
 
     def _condemn_(self, anatomy: Anatomy) -> None:
         """Name who goes at the next cut, when it is near; let those who stay take over."""
