@@ -175,15 +175,9 @@ class Pruner:
         """
         self._distillation = Distillation(self.model, teacher, is_start)
 
-    @property
-    def structural_sparsity(self) -> float:
-        """Share of the dense model's prunable weights that is physically gone."""
-        kept = sum(w.numel() for w in self.anatomy.matrices())
-        return 1.0 - kept / self.anatomy.dense_weights
-
     def _take_snapshot(self, budget: float) -> None:
         if self.snapshots is not None:
-            reached = self.structural_sparsity
+            reached = self.anatomy.structural_sparsity
             self.snapshots.take(self.model, budget, reached, self.steps)
 
     def penalty(self) -> Tensor:

@@ -171,6 +171,16 @@ class Anatomy:
             yield from block.matrices()
 
     @property
+    def kept_weights(self) -> int:
+        """Prunable weights that are still stored, zeros included."""
+        return sum(matrix.numel() for matrix in self.matrices())
+
+    @property
+    def structural_sparsity(self) -> float:
+        """Share of the dense model's prunable weights that is physically removed."""
+        return 1.0 - self.kept_weights / self.dense_weights
+
+    @property
     def dense_weights(self) -> int:
         """Prunable weights of the dense model: the denominator of both sparsities."""
         heads = sum(self.lineage.heads[b.name] * b.weights_per_head for b in self.attentions)

@@ -12,9 +12,11 @@ from torch.optim import Optimizer
 from neuroprune.anatomy import Anatomy, AttentionBlock, MLPBlock
 from neuroprune.config import ConfigError, Magnitude, Structure
 from neuroprune.control.schedule import cubic_sparsity
-from neuroprune.core.allocation import lowest_scores, smallest_magnitudes_threshold
+from neuroprune.core.allocation import lowest_scores
 from neuroprune.core.importance import mean_square_per_unit
-from neuroprune.methods.method import Method, StepSizeOf, trained
+from neuroprune.methods.masks import ZeroMask, magnitude
+from neuroprune.methods.method import Method, StepSizeOf
+from neuroprune.methods.units import plan_of
 from neuroprune.plan import ShrinkPlan
 
 
@@ -47,7 +49,7 @@ class MagnitudeMethod(Method[Magnitude]):
             )
         self.schedule_steps = total_steps
         self.step = 0
-        self._keep: dict[Tensor, Tensor] = {}
+        self._mask = ZeroMask()
 
     def setup(self, anatomy: Anatomy, optimizer: Optimizer) -> None:
         """Take what is zero already as masked."""
@@ -64,29 +66,18 @@ class MagnitudeMethod(Method[Magnitude]):
         self.step += 1
         if self.config.structure is not Structure.WEIGHTS:
             return
-        for w, keep in self._keep.items():
-            w.mul_(keep)
+        self._mask.hold_()
         if self.step % self.config.every == 0 or self.step == self.schedule_steps:
-            self._mask_smallest_(anatomy, step_size_of)
-
-    @torch.no_grad()
-    def _mask_smallest_(self, anatomy: Anatomy, step_size_of: StepSizeOf) -> None:
-        kept = sum(w.numel() for w in anatomy.matrices())
-        matrices = [w for w in trained(tuple(anatomy.matrices()), step_size_of) if w.numel()]
-        goal = round(self.scheduled() * anatomy.dense_weights) - (anatomy.dense_weights - kept)
-        magnitudes = torch.cat([w.detach().abs().flatten().float() for w in matrices])
-        threshold = smallest_magnitudes_threshold(magnitudes, goal)
-        for w in matrices:
-            w.masked_fill_(w.abs() <= threshold, 0.0)
-        self._remember_zeros(anatomy)
+            gone = round(self.scheduled() * anatomy.dense_weights)
+            self._mask.grow_(anatomy, step_size_of, gone, magnitude)
 
     def select(self, anatomy: Anatomy, budget: float | None = None) -> ShrinkPlan:
         """The units of the smallest mean squared weight, up to the schedule (or `budget`)."""
         if self.config.structure is not Structure.UNITS:
             return ShrinkPlan()
         goal = self.scheduled() if budget is None else budget
-        kept = sum(w.numel() for w in anatomy.matrices())
-        needed = round(goal * anatomy.dense_weights) - (anatomy.dense_weights - kept)
+        removed = anatomy.dense_weights - anatomy.kept_weights
+        needed = round(goal * anatomy.dense_weights) - removed
         blocks = list(anatomy.blocks())
         scores = [_with_floor(_scores(block)) for block in blocks]
         costs = [
@@ -94,13 +85,8 @@ class MagnitudeMethod(Method[Magnitude]):
             for b, s in zip(blocks, scores, strict=True)
         ]
         gone = lowest_scores(torch.cat(scores).cpu(), torch.cat(costs), needed)
-        removed = {
-            block.name: mask.nonzero().squeeze(1).tolist()
-            for block, mask in zip(blocks, gone.split([len(s) for s in scores]), strict=True)
-        }
-        heads = {b.name: removed[b.name] for b in anatomy.attentions}
-        neurons = {b.name: removed[b.name] for b in anatomy.mlps}
-        return ShrinkPlan(heads, neurons)
+        parts = gone.split([len(s) for s in scores])
+        return plan_of(anatomy, {b.name: part for b, part in zip(blocks, parts, strict=True)})
 
     def after_shrink_(self, plan: ShrinkPlan, anatomy: Anatomy) -> None:
         """Masked weights are zero at this point, so the masks of the new matrices can be read."""
@@ -108,7 +94,7 @@ class MagnitudeMethod(Method[Magnitude]):
 
     def _remember_zeros(self, anatomy: Anatomy) -> None:
         if self.config.structure is Structure.WEIGHTS:
-            self._keep = {w: w.detach() != 0 for w in anatomy.matrices() if w.requires_grad}
+            self._mask.remember(anatomy)
 
     def state_dict(self) -> dict[str, Any]:
         """The step count; masks are read off the weights."""

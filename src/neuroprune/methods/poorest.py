@@ -62,7 +62,7 @@ def _met(target: Target, anatomy: Anatomy) -> Target:
     Units are not divisible: a training that is resumed after its last cut would be refused.
     """
     if isinstance(target, Structural):
-        now = 1.0 - sum(w.numel() for w in anatomy.matrices()) / anatomy.dense_weights
+        now = anatomy.structural_sparsity
         return Structural(now) if target.sparsity < now <= target.sparsity + _MET else target
     if isinstance(target, Parameters):
         parameters = sum(p.numel() for p in anatomy.model.parameters())

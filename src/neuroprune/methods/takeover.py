@@ -13,6 +13,7 @@ from neuroprune.core.absorption import absorb
 from neuroprune.core.similarity import parallel_neurons
 from neuroprune.methods.redundant_heads import FeatureMoments, absorb_heads_, similar_heads
 from neuroprune.methods.units import Block, fan_out, heads_per_unit, unit_width
+from neuroprune.surgery.heads import merged_output_weight
 
 
 class Takeover:
@@ -129,10 +130,8 @@ def add_heads_(block: AttentionBlock, merges: Mapping[int, int]) -> None:
         merges: {head i that goes: head j that stays}.
     """
     weight = block.o_proj.weight.data
-    columns = weight.view(weight.shape[0], block.num_heads, -1)
-    for i, j in merges.items():
-        columns[:, j] += columns[:, i]
-        columns[:, i] = 0
+    weight.copy_(merged_output_weight(block, merges))
+    weight.view(weight.shape[0], block.num_heads, -1)[:, list(merges)] = 0
 
 
 @torch.no_grad()

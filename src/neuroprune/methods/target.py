@@ -19,7 +19,7 @@ from neuroprune.anatomy import Anatomy
 from neuroprune.config import ConfigError, Connectivity, NeuroPrune, Redundancy
 from neuroprune.control.schedule import Stage, cut_interval, staged_progress, stages_of
 from neuroprune.methods.connectivity import UnitConnectivity, check_trained
-from neuroprune.methods.goals import Goal, unit_counts
+from neuroprune.methods.goals import Goal, achieved
 from neuroprune.methods.method import Method, StepSizeOf
 from neuroprune.methods.poorest import goals_of, poorest_units
 from neuroprune.methods.pressure import Pressure
@@ -163,6 +163,8 @@ class TargetMethod(Method[NeuroPrune]):
 
     def before_shrink_(self, plan: ShrinkPlan, anatomy: Anatomy) -> None:
         """Let those who stay take over from those who go."""
+        if self.takeover is None and self.repair is None:
+            return
         gone = masks_of(anatomy, plan)
         if self.takeover is not None:
             self.takeover.absorb_(anatomy, gone)
@@ -257,8 +259,7 @@ class TargetMethod(Method[NeuroPrune]):
 
     def reached(self, anatomy: Anatomy) -> dict[str, float]:
         """Every target's text -> where the model stands, in the target's own unit."""
-        counts = unit_counts(anatomy)
-        return {str(g.target): g.value(g.cost.kept(counts)) for g in self.goals}
+        return {str(g.target): achieved(g.target, g, anatomy) for g in self.goals}
 
     def state_dict(self) -> dict[str, Any]:
         """Step, connectivity and pressure."""

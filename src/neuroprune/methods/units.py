@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from neuroprune.anatomy import Anatomy, AttentionBlock, MLPBlock
 from neuroprune.plan import ShrinkPlan
+from neuroprune.surgery.linear import kept_index
 
 Block = AttentionBlock | MLPBlock
 
@@ -107,6 +108,4 @@ def kept_units(block: Block, plan: ShrinkPlan) -> Tensor | None:
         total = block.d_ff + len(removed)
     if not removed:
         return None
-    keep = torch.ones(total, dtype=torch.bool)
-    keep[list(removed)] = False
-    return keep.nonzero().squeeze(1)
+    return kept_index(total, removed, torch.device("cpu"))

@@ -13,10 +13,10 @@ from torch.optim import Optimizer
 from neuroprune.anatomy import Anatomy
 from neuroprune.config import ConfigError, NeuroPrune, Weights
 from neuroprune.control.schedule import cubic_sparsity, cut_interval
-from neuroprune.core.allocation import smallest_magnitudes_threshold
 from neuroprune.core.connectivity import connectivity
 from neuroprune.methods.goals import check_weights
-from neuroprune.methods.method import Method, StepSizeOf, trained
+from neuroprune.methods.masks import ZeroMask, magnitude
+from neuroprune.methods.method import Method, StepSizeOf
 from neuroprune.plan import ShrinkPlan
 
 _NEEDS_UNITS = ("snapshots", "uniform", "repair", "redundancy")
@@ -64,7 +64,7 @@ class ZerosMethod(Method[NeuroPrune]):
         self.step = 0
         ramp = (config.end - config.begin) * total_steps
         self.interval = cut_interval(self.target.sparsity, ramp)
-        self._keep: dict[Tensor, Tensor] = {}
+        self._mask = ZeroMask()
 
     @property
     def eps(self) -> float:
@@ -74,14 +74,13 @@ class ZerosMethod(Method[NeuroPrune]):
     def setup(self, anatomy: Anatomy, optimizer: Optimizer) -> None:
         """Refuse what cannot be reached; what is zero already stays zero."""
         check_weights(self.target, anatomy)
-        self._remember_zeros(anatomy)
+        self._mask.remember(anatomy)
 
     @torch.no_grad()
     def prox_(self, anatomy: Anatomy, step_size_of: StepSizeOf) -> None:
         """Hold what is zero at zero, and let more go when it is time."""
         self.step += 1
-        for w, keep in self._keep.items():
-            w.mul_(keep)
+        self._mask.hold_()
         begin, end = (round(x * self.schedule_steps) for x in (self.config.begin, self.config.end))
         since = self.step - begin
         if 0 < since and self.step <= end and (since % self.interval == 0 or self.step == end):
@@ -93,34 +92,24 @@ class ZerosMethod(Method[NeuroPrune]):
 
     def after_shrink_(self, plan: ShrinkPlan, anatomy: Anatomy) -> None:
         """The zeros of the new matrices are those of the old."""
-        self._remember_zeros(anatomy)
+        self._mask.remember(anatomy)
 
     def _scheduled(self) -> float:
         c = self.config
         steps = self.schedule_steps
         return cubic_sparsity(self.step, steps, self.target.sparsity, c.begin, c.end)
 
-    @torch.no_grad()
     def _mask_(self, anatomy: Anatomy, step_size_of: StepSizeOf, sparsity: float) -> None:
-        held = trained(tuple(anatomy.matrices()), step_size_of)
-        neurons = {w for block in anatomy.mlps for w in block.matrices()}
-        matrices = [w for w in held if w.numel()]
-        kept = sum(w.numel() for w in anatomy.matrices())
-        goal = math.ceil(sparsity * anatomy.dense_weights) - (anatomy.dense_weights - kept)
-        levels = [self._level(w, w in neurons) for w in matrices]
-        threshold = smallest_magnitudes_threshold(torch.cat([x.flatten() for x in levels]), goal)
-        for w, level in zip(matrices, levels, strict=True):
-            w.masked_fill_(level <= threshold, 0.0)
-        self._remember_zeros(anatomy)
+        attaching = {w for block in anatomy.mlps for w in block.matrices()}
 
-    def _level(self, weight: Tensor, attaches: bool) -> Tensor:
-        magnitude = weight.detach().abs().float()
-        if not attaches:
-            return magnitude
-        return magnitude * connectivity(weight, self.config.eps).float().unsqueeze(1)
+        def level(weight: Tensor) -> Tensor:
+            if weight not in attaching:
+                return magnitude(weight)
+            c = connectivity(weight, self.config.eps).float()
+            return magnitude(weight) * c.unsqueeze(1)
 
-    def _remember_zeros(self, anatomy: Anatomy) -> None:
-        self._keep = {w: w.detach() != 0 for w in anatomy.matrices() if w.requires_grad}
+        gone = math.ceil(sparsity * anatomy.dense_weights)
+        self._mask.grow_(anatomy, step_size_of, gone, level)
 
     def state_dict(self) -> dict[str, Any]:
         """The step count; what is zero is read off the weights."""

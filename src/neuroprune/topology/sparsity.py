@@ -56,11 +56,8 @@ def sparsity(anatomy: Anatomy, eps: float = 0.0) -> SparsityReport:
     Returns:
         Counts and both sparsities.
     """
-    kept = zeros = 0
-    for matrix in anatomy.matrices():
-        kept += matrix.numel()
-        zeros += count_zeros(matrix, eps)
-    return SparsityReport(anatomy.dense_weights, kept, zeros)
+    zeros = sum(count_zeros(matrix, eps) for matrix in anatomy.matrices())
+    return SparsityReport(anatomy.dense_weights, anatomy.kept_weights, zeros)
 
 
 def count_zeros(matrix: torch.Tensor, eps: float = 0.0) -> int:
