@@ -15,7 +15,7 @@ from neuroprune.control.schedule import cubic_sparsity
 from neuroprune.core.allocation import lowest_scores
 from neuroprune.core.importance import mean_square_per_unit
 from neuroprune.methods.masks import ZeroMask, magnitude
-from neuroprune.methods.method import Method, StepSizeOf
+from neuroprune.methods.method import Method, StepSizeOf, schedule_length
 from neuroprune.methods.units import plan_of
 from neuroprune.plan import ShrinkPlan
 
@@ -42,12 +42,7 @@ class MagnitudeMethod(Method[Magnitude]):
 
     def __init__(self, config: Magnitude, total_steps: int | None = None) -> None:
         super().__init__(config, total_steps)
-        if not total_steps or total_steps < 1:
-            raise ConfigError(
-                "Magnitude follows a schedule and needs the length of the training: "
-                f"attach(..., total_steps=N) with N >= 1, got {total_steps!r}."
-            )
-        self.schedule_steps = total_steps
+        self.schedule_steps = schedule_length(total_steps, "Magnitude follows a schedule and")
         self.step = 0
         self._mask = ZeroMask()
 

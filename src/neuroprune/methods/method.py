@@ -171,6 +171,25 @@ class Method(Generic[ConfigT]):
         """
 
 
+def schedule_length(total_steps: int | None, why: str) -> int:
+    """The number of optimizer steps, for a method that cannot do without.
+
+    Args:
+        total_steps: what the user gave.
+        why: what needs it: the beginning of the message.
+
+    Raises:
+        ConfigError: it is missing or below 1.
+    """
+    if total_steps and total_steps >= 1:
+        return total_steps
+    raise ConfigError(
+        f"{why} needs the length of the training: attach(..., total_steps=N) with N >= 1, got "
+        f"{total_steps!r}. N is the number of optimizer steps: epochs * ceil(examples / (batch "
+        "size * accumulation))."
+    )
+
+
 def add_grad_(parameter: Tensor, gradient: Tensor, scale: float) -> None:
     """parameter.grad += scale * gradient, where the parameter is trained.
 

@@ -20,7 +20,7 @@ from neuroprune.config import ConfigError, Connectivity, NeuroPrune, Redundancy
 from neuroprune.control.schedule import Stage, cut_interval, staged_progress, stages_of
 from neuroprune.methods.connectivity import UnitConnectivity, check_trained
 from neuroprune.methods.goals import Goal, achieved
-from neuroprune.methods.method import Method, StepSizeOf
+from neuroprune.methods.method import Method, StepSizeOf, schedule_length
 from neuroprune.methods.poorest import goals_of, poorest_units
 from neuroprune.methods.pressure import Pressure
 from neuroprune.methods.redundant_heads import FeatureMoments
@@ -50,15 +50,10 @@ class TargetMethod(Method[NeuroPrune]):
 
     def __init__(self, config: NeuroPrune, total_steps: int | None = None) -> None:
         super().__init__(config, total_steps)
-        if not total_steps or total_steps < 1:
-            raise ConfigError(
-                "a target is reached along a schedule, which needs the length of the training: "
-                f"attach(..., total_steps=N) with N >= 1, got {total_steps!r}. N is the number of "
-                "optimizer steps: epochs * ceil(examples / (batch size * accumulation))."
-            )
-        self.schedule_steps = total_steps
+        why = "a target is reached along a schedule, which"
+        self.schedule_steps = schedule_length(total_steps, why)
         self.step = 0
-        horizon = max(16, round(0.05 * total_steps))
+        horizon = max(16, round(0.05 * self.schedule_steps))
         self.connectivity = UnitConnectivity(Connectivity(config.connectivity), horizon)
         self.pressure = Pressure()
         self.goals: tuple[Goal, ...] = ()

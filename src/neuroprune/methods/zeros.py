@@ -16,7 +16,7 @@ from neuroprune.control.schedule import cubic_sparsity, cut_interval
 from neuroprune.core.connectivity import connectivity
 from neuroprune.methods.goals import check_weights
 from neuroprune.methods.masks import ZeroMask, magnitude
-from neuroprune.methods.method import Method, StepSizeOf
+from neuroprune.methods.method import Method, StepSizeOf, schedule_length
 from neuroprune.plan import ShrinkPlan
 
 _NEEDS_UNITS = ("snapshots", "uniform", "repair", "redundancy")
@@ -48,11 +48,8 @@ class ZerosMethod(Method[NeuroPrune]):
 
     def __init__(self, config: NeuroPrune, total_steps: int | None = None) -> None:
         super().__init__(config, total_steps)
-        if not total_steps or total_steps < 1:
-            raise ConfigError(
-                "a target is reached along a schedule, which needs the length of the training: "
-                f"attach(..., total_steps=N) with N >= 1, got {total_steps!r}."
-            )
+        why = "a target is reached along a schedule, which"
+        self.schedule_steps = schedule_length(total_steps, why)
         given = [name for name in _NEEDS_UNITS if getattr(config, name)]
         if given:
             raise ConfigError(
@@ -60,9 +57,8 @@ class ZerosMethod(Method[NeuroPrune]):
                 "sparsity about single weights. Use a structural target, such as target=0.8."
             )
         self.target: Weights = config.target[0]
-        self.schedule_steps = total_steps
         self.step = 0
-        ramp = (config.end - config.begin) * total_steps
+        ramp = (config.end - config.begin) * self.schedule_steps
         self.interval = cut_interval(self.target.sparsity, ramp)
         self._mask = ZeroMask()
 
