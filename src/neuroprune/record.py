@@ -85,6 +85,7 @@ class RunRecord:
         metrics: quality by name, on the split named in the config.
         sizes: parameters, sparsities with their denominators, bytes on disk, FLOPs.
         speeds: medians and inter-quartile ranges, seconds.
+        structure: what is left of every matrix, as `topology.structure` tells it.
         training: seconds, steps, step-time statistics.
         environment: machine, threads, versions.
         created: ISO 8601, UTC.
@@ -97,6 +98,7 @@ class RunRecord:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     sizes: Mapping[str, Any] = field(default_factory=dict)
     speeds: Mapping[str, Any] = field(default_factory=dict)
+    structure: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))

@@ -337,8 +337,9 @@ class RunConfig(Config):
 
     @property
     def dense_digest(self) -> str:
-        """As `digest`, of what the dense run depends on: everything but the method."""
-        return _digest({k: v for k, v in self.to_dict().items() if k not in {"method", "seeds"}})
+        """As `digest`, of what the dense run depends on: model, task and training."""
+        needed = {"model", "task", "training"}
+        return _digest({k: v for k, v in self.to_dict().items() if k in needed})
 
 
 def _digest(data: Mapping[str, Any]) -> str:

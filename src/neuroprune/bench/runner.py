@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from neuroprune.anatomy import anatomy_of
 from neuroprune.anatomy.inputs import sample_inputs
 from neuroprune.bench.config import RunConfig
 from neuroprune.bench.progress import Progress
@@ -27,6 +28,7 @@ from neuroprune.tasks.data import RawTask, TaskData
 from neuroprune.tasks.models import load_model_and_tokenizer
 from neuroprune.tasks.preparation import prepare_task
 from neuroprune.tasks.reading import read_task
+from neuroprune.topology.structure import structure
 
 _TOLERANCE = 1e-6  # relative, between quality in the training process and in a fresh one
 
@@ -73,7 +75,7 @@ def run(
     quality = experiment.quality(dense_dir, dense_run, pruned_dir)
     if dense is not None:
         _keep(dense, dense_run | {"metrics": quality["dense"]})
-    sizes, speeds = experiment.measure(dense_dir, pruned_dir)
+    sizes, speeds, structures = experiment.measure(dense_dir, pruned_dir)
     device = speeds.get("conditions", {}).get("device")
     return RunRecord(
         config=config.to_dict(),
@@ -90,6 +92,7 @@ def run(
         },
         sizes=sizes,
         speeds=speeds,
+        structure=structures,
         training={
             "examples": len(raw.train),
             "dense": dense_run["training"],
@@ -183,8 +186,10 @@ class _Experiment:
         found = evaluate_fresh(self.config, models, self.data_dir)
         return {"dense": dense_run.get("metrics", {})} | found
 
-    def measure(self, dense_dir: Path, pruned_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Sizes and speeds of the two saved models."""
+    def measure(
+        self, dense_dir: Path, pruned_dir: Path
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        """Sizes, speeds and structures of the two saved models."""
         settings = self.config.evaluation
         self.progress.stage("measuring size and speed")
         models = {
@@ -200,8 +205,12 @@ class _Experiment:
                 models.items(), (dense_dir, pruned_dir), strict=True
             )
         }
+        structures = {
+            name: structure(anatomy_of(model), patterns=name != "dense")
+            for name, model in models.items()
+        }
         if not settings.speed_batches:
-            return sizes, {}
+            return sizes, {}, structures
         writes = self.config.task.task_kind.is_generation
         report = compare_speed(
             models,
@@ -214,7 +223,7 @@ class _Experiment:
         speeds = report.to_dict()
         timed = f"generation of {settings.speed_new_tokens} tokens" if writes else "forward pass"
         speeds["conditions"]["timed"] = timed
-        return sizes, speeds
+        return sizes, speeds, structures
 
 
 def _write_tokens(count: int, model: Any, inputs: Mapping[str, Any]) -> Any:

@@ -21,7 +21,7 @@ from neuroprune.plan import ShrinkPlan
 from neuroprune.pruner import NonFiniteError
 
 _OPTIMIZERS = {
-    Optimizer.ADAMW: "adamw_torch",
+    Optimizer.ADAMW: "adamw_torch_fused",  # the same update in one pass over the memory
     Optimizer.ADAFACTOR: "adafactor",
     Optimizer.SGD: "sgd",
 }
