@@ -22,6 +22,13 @@ class Structure(StrEnum):
     UNITS = "units"
 
 
+class Training(StrEnum):
+    """Whether gates are learnt together with the weights, or after them."""
+
+    JOINT = "joint"
+    PIPELINED = "pipelined"
+
+
 class Connectivity(StrEnum):
     """What makes a unit rich, in target mode.
 

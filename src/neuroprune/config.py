@@ -5,9 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any, Self
+from typing import Any
 
+from neuroprune.baselines import (
+    DSP,
+    L1,
+    CoFi,
+    Fisher,
+    Magnitude,
+    Movement,
+    ProximalGroup,
+)
 from neuroprune.choices import (
     Apply,
     Connectivity,
@@ -18,6 +26,7 @@ from neuroprune.choices import (
     check_finite,
 )
 from neuroprune.errors import ConfigError
+from neuroprune.settings import Config
 from neuroprune.targets import (
     Flops,
     Heads,
@@ -28,35 +37,6 @@ from neuroprune.targets import (
     Weights,
     parse_targets,
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """Base of all configurations: exact round trip to plain dictionaries."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON- and TOML-ready form; None values are left out."""
-        items = dataclasses.asdict(self)
-        return {
-            k: str(v) if isinstance(v, StrEnum) else v for k, v in items.items() if v is not None
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` wrote.
-
-        Raises:
-            ConfigError: an unknown key, or a value outside its range.
-        """
-        known = {f.name for f in dataclasses.fields(cls)}
-        unknown = sorted(set(data) - known)
-        if unknown:
-            raise ConfigError(
-                f"{cls.__name__} has no setting {', '.join(unknown)}. Its settings: "
-                f"{', '.join(sorted(known))}."
-            )
-        return cls(**data)
-
 
 _PAPER_ONLY = ("alpha", "beta", "apply")
 
@@ -212,70 +192,11 @@ def _snapshots(values: Any) -> tuple[float, ...]:
     return out
 
 
-@dataclass(frozen=True, kw_only=True)
-class L1(Config):
-    """The paper's baseline: strength * sum of |w| over the prunable matrices, no head removal.
-
-    Args:
-        strength: weight of the penalty.
-        eps: a weight below eps in absolute value counts as zero when training ends.
-        apply: "penalty" or "prox", as in `NeuroPrune`.
-
-    Raises:
-        ConfigError: a value is negative, NaN or infinite, or `apply` is unknown.
-    """
-
-    strength: float = 1e-4
-    eps: float = 1e-4
-    apply: Apply | str = Apply.PENALTY
-
-    def __post_init__(self) -> None:
-        check_finite(self, "strength", 0.0)
-        check_finite(self, "eps", 0.0)
-        check_choice(self, "apply", Apply)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Magnitude(Config):
-    """Gradual magnitude pruning on the cubic schedule of Zhu and Gupta (2017).
-
-    sparsity(t) = target * (1 - (1 - (t - t_begin) / (t_end - t_begin))^3) between
-    t_begin = begin * total_steps and t_end = end * total_steps.
-
-    Args:
-        target: final share of the prunable weights that is zero or removed, in [0, 1).
-        structure: "weights" zeroes the smallest weights of the whole model; "units" removes the
-            heads and neurons of the smallest mean squared weight.
-        begin: share of the training before the first cut.
-        end: share of the training after which the target holds; the rest is recovery.
-        every: steps between two updates of the mask ("weights"). Units go at `prune()`.
-        eps: a weight below eps in absolute value counts as zero when training ends.
-
-    Raises:
-        ConfigError: a value is outside its range, or begin is not before end.
-    """
-
-    target: float = 0.5
-    structure: Structure | str = Structure.WEIGHTS
-    begin: float = 0.05
-    end: float = 0.6
-    every: int = 10
-    eps: float = 1e-4
-
-    def __post_init__(self) -> None:
-        check_finite(self, "target", 0.0, 0.999)
-        check_finite(self, "begin", 0.0, 1.0)
-        check_finite(self, "end", 0.0, 1.0)
-        check_finite(self, "every", 1)
-        if self.every != int(self.every):
-            raise ConfigError(f"Magnitude.every must be a whole number, got {self.every!r}.")
-        check_finite(self, "eps", 0.0)
-        if self.begin >= self.end:
-            raise ConfigError(f"Magnitude.begin ({self.begin}) must be before end ({self.end}).")
-        check_choice(self, "structure", Structure)
-
-
-METHODS: Mapping[str, type[Config]] = {"neuroprune": NeuroPrune, "l1": L1, "magnitude": Magnitude}
+METHODS: Mapping[str, type[Config]] = {
+    "neuroprune": NeuroPrune,
+    "l1": L1,
+    "magnitude": Magnitude,
+}
 
 
 def method_config(name: str, settings: Mapping[str, Any] | None = None) -> Config:
@@ -305,19 +226,24 @@ def method_name(config: Config) -> str:
 
 
 __all__ = [
+    "DSP",
     "L1",
     "METHODS",
     "Apply",
+    "CoFi",
     "Config",
     "ConfigError",
     "Connectivity",
     "Dominating",
+    "Fisher",
     "Flops",
     "Heads",
     "Latency",
     "Magnitude",
+    "Movement",
     "NeuroPrune",
     "Parameters",
+    "ProximalGroup",
     "Redundancy",
     "Structural",
     "Structure",

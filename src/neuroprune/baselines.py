@@ -1,0 +1,325 @@
+"""Configurations of the methods that NeuroPrune is compared with, one a method.
+
+Each follows its paper; what differs, and why, is in its card under docs/methods/.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from neuroprune.choices import (
+    Apply,
+    Structure,
+    Training,
+    check_choice,
+    check_finite,
+)
+from neuroprune.errors import ConfigError
+from neuroprune.settings import Config
+from neuroprune.targets import Heads, Structural, Weights, parse_targets
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budgeted(Config):
+    """A method that removes whole units until a target is met, along a cubic schedule.
+
+    Args:
+        target: what is asked for, as in `NeuroPrune`: a structural sparsity such as 0.8, a target
+            such as `Flops(0.25)`, or its text.
+        begin: share of the training before the first cut.
+        end: share of the training after which nothing more is removed; the rest is recovery.
+
+    Raises:
+        ConfigError: a value is outside its range, or begin is not before end.
+    """
+
+    target: Any = 0.5
+    begin: float = 0.05
+    end: float = 0.4
+
+    def __post_init__(self) -> None:
+        check_finite(self, "begin", 0.0, 1.0)
+        check_finite(self, "end", 0.0, 1.0)
+        name = type(self).__name__
+        if self.begin >= self.end:
+            raise ConfigError(f"{name}.begin ({self.begin}) must be before end ({self.end}).")
+        if self.target is not None:
+            object.__setattr__(self, "target", parse_targets(self.target))
+            if isinstance(self.target[0], Weights) and not self._takes_weights():
+                raise ConfigError(
+                    f"{name} removes whole heads and neurons, and {self.target[0]} is about single "
+                    "weights. Give a structural target, such as target=0.5."
+                )
+
+    def _takes_weights(self) -> bool:
+        return False
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON- and TOML-ready form."""
+        out = super().to_dict()
+        if self.target is not None:
+            out["target"] = [str(t) for t in self.target]
+        return out
+
+
+@dataclass(frozen=True, kw_only=True)
+class L1(Budgeted):
+    """The paper's baseline: strength * sum of |w| over the prunable matrices.
+
+    Without a target nothing but dead units is removed. With one, the units of the least mean |w|
+    go along the schedule, while the penalty acts; with a target of `Weights`, single weights.
+
+    Args:
+        strength: weight of the penalty.
+        eps: a weight below eps in absolute value counts as zero when training ends.
+        apply: "penalty" or "prox", as in `NeuroPrune`.
+        target: see `Budgeted`; None (the default) leaves the size to the strength, as in the paper.
+
+    Raises:
+        ConfigError: a value is negative, NaN or infinite, or a choice is unknown.
+    """
+
+    target: Any = None
+    strength: float = 1e-4
+    eps: float = 1e-4
+    apply: Apply | str = Apply.PENALTY
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_finite(self, "strength", 0.0)
+        check_finite(self, "eps", 0.0)
+        check_choice(self, "apply", Apply)
+
+    def _takes_weights(self) -> bool:
+        return True
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON- and TOML-ready form; without a target there is no schedule to write down."""
+        out = super().to_dict()
+        if self.target is None:
+            del out["begin"], out["end"]
+        return out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Magnitude(Config):
+    """Gradual magnitude pruning on the cubic schedule of Zhu and Gupta (2017).
+
+    sparsity(t) = target * (1 - (1 - (t - t_begin) / (t_end - t_begin))^3) between
+    t_begin = begin * total_steps and t_end = end * total_steps.
+
+    Args:
+        target: final share of the prunable weights that is zero or removed, in [0, 1).
+        structure: "weights" zeroes the smallest weights of the whole model; "units" removes the
+            heads and neurons of the smallest mean squared weight.
+        begin: share of the training before the first cut.
+        end: share of the training after which the target holds; the rest is recovery.
+        every: steps between two cuts, or two updates of the mask.
+        eps: a weight below eps in absolute value counts as zero when training ends.
+
+    Raises:
+        ConfigError: a value is outside its range, or begin is not before end.
+    """
+
+    target: float = 0.5
+    structure: Structure | str = Structure.WEIGHTS
+    begin: float = 0.05
+    end: float = 0.6
+    every: int = 10
+    eps: float = 1e-4
+
+    def __post_init__(self) -> None:
+        check_finite(self, "target", 0.0, 0.999)
+        check_finite(self, "begin", 0.0, 1.0)
+        check_finite(self, "end", 0.0, 1.0)
+        check_finite(self, "every", 1)
+        if self.every != int(self.every):
+            raise ConfigError(f"Magnitude.every must be a whole number, got {self.every!r}.")
+        check_finite(self, "eps", 0.0)
+        if self.begin >= self.end:
+            raise ConfigError(f"Magnitude.begin ({self.begin}) must be before end ({self.end}).")
+        check_choice(self, "structure", Structure)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Movement(Budgeted):
+    """Movement pruning: what moves away from zero stays, what moves towards it goes.
+
+    Args:
+        structure: "units" scores whole heads and neurons (block movement) and removes them
+            physically at the end of the ramp; "weights" scores single weights.
+        target: see `Budgeted`; for "weights" a share, or a target of `Weights`.
+
+    Raises:
+        ConfigError: see `Budgeted`; or the target does not go with the structure.
+
+    Reference: Sanh et al. (2020), arXiv 2005.07683; Lagunas et al. (2021), arXiv 2109.04838.
+    """
+
+    structure: Structure | str = Structure.UNITS
+
+    def __post_init__(self) -> None:
+        check_choice(self, "structure", Structure)
+        super().__post_init__()
+        if self.structure is Structure.WEIGHTS:
+            first = self.target[0] if self.target else None
+            if isinstance(first, Structural):
+                object.__setattr__(self, "target", (Weights(first.sparsity),))
+            elif not isinstance(first, Weights):
+                raise ConfigError(
+                    'Movement(structure="weights") needs a weight sparsity, such as target=0.8, '
+                    f"got {first}."
+                )
+
+    def _takes_weights(self) -> bool:
+        return self.structure is Structure.WEIGHTS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fisher(Budgeted):
+    """Mask search by Fisher information, in one cut: ranking, rearrangement, mask tuning.
+
+    Args:
+        target: see `Budgeted`.
+        at: share of the training after which the cut is made; 1 is the paper's setting without
+            retraining, less leaves the rest of the training for recovery.
+        batches: training batches before the cut from which the Fisher information is taken.
+        rearrange: swap units of a layer so as to lower the full (not only diagonal) Fisher loss.
+        tune: least-squares tuning of what is left.
+
+    Raises:
+        ConfigError: a value is outside its range.
+
+    Reference: Kwon et al. (2022), arXiv 2204.09656.
+    """
+
+    begin: float = 0.0
+    end: float = 1.0
+    at: float = 1.0
+    batches: int = 64
+    rearrange: bool = True
+    tune: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_finite(self, "at", 0.0, 1.0)
+        check_finite(self, "batches", 1)
+        if self.batches != int(self.batches):
+            raise ConfigError(f"Fisher.batches must be a whole number, got {self.batches!r}.")
+        for name in ("rearrange", "tune"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"Fisher.{name} must be true or false.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON- and TOML-ready form; one cut has no ramp."""
+        return {k: v for k, v in super().to_dict().items() if k not in {"begin", "end"}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoFi(Budgeted):
+    """Coarse- and fine-grained pruning by hard-concrete L0 gates and a Lagrangian.
+
+    Gates stand on attention blocks, heads, MLP blocks, neurons and hidden dimensions. The expected
+    sparsity is driven to the target, which is warmed up linearly between `begin` and `warm`. At
+    `end` the gates are fixed, what is closed is removed physically, and the rest recovers.
+
+    Args:
+        target: a structural sparsity; see `Budgeted`.
+        begin: share of the training before the gates begin to learn.
+        warm: share of the training at which the Lagrangian's target is the whole target.
+        end: share of the training at which the gates are fixed and the cut is made.
+        gate_learning_rate: of the gates and the Lagrange multipliers (Adam).
+        hidden: also gate hidden dimensions; they are masked, not removed (see the card).
+        distil: layer-wise distillation from the model as it was at `attach`.
+
+    Raises:
+        ConfigError: a value is outside its range.
+
+    Reference: Xia et al. (2022), arXiv 2204.00408; Louizos et al. (2018), arXiv 1712.01312.
+    """
+
+    begin: float = 0.05
+    warm: float = 0.3
+    end: float = 0.6
+    gate_learning_rate: float = 0.1
+    hidden: bool = False
+    distil: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_finite(self, "warm", self.begin, self.end)
+        check_finite(self, "gate_learning_rate", 0.0)
+        for name in ("hidden", "distil"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"CoFi.{name} must be true or false.")
+        if not isinstance(self.target[0], Structural) or len(self.target) > 1:
+            raise ConfigError(
+                "CoFi drives an expected structural sparsity to its target: give one, such as "
+                f"target=0.8, got {', '.join(map(str, self.target))}."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DSP(Config):
+    """Differentiable subset pruning: exactly `heads` heads stay, chosen by Gumbel top-k gates.
+
+    Args:
+        heads: query heads kept in the whole model.
+        mode: "joint" learns gates and weights together; "pipelined" trains densely first, then
+            learns the gates with the weights frozen, cuts, and fine-tunes again.
+        begin: share of the training before the gates begin to learn.
+        end: share of the training at which the best `heads` are kept and the others removed.
+        gate_learning_rate: of the gates' logits (Adam).
+        tau_start: temperature of the relaxed top-k when the gates begin to learn.
+        tau_end: temperature at `end`; it falls exponentially.
+
+    Raises:
+        ConfigError: a value is outside its range.
+
+    Reference: Li et al. (2021), arXiv 2108.04657.
+    """
+
+    heads: int = 24
+    mode: Training | str = Training.JOINT
+    begin: float = 0.05
+    end: float = 0.6
+    gate_learning_rate: float = 0.5
+    tau_start: float = 1.0
+    tau_end: float = 1e-2
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "heads", Heads(self.heads).count)
+        check_choice(self, "mode", Training)
+        check_finite(self, "begin", 0.0, 1.0)
+        check_finite(self, "end", 0.0, 1.0)
+        for name in ("gate_learning_rate", "tau_start", "tau_end"):
+            check_finite(self, name, 1e-9)
+        if self.begin >= self.end:
+            raise ConfigError(f"DSP.begin ({self.begin}) must be before end ({self.end}).")
+        if self.tau_end > self.tau_start:
+            raise ConfigError(
+                f"DSP.tau_end ({self.tau_end}) must not be above tau_start ({self.tau_start})."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProximalGroup(Budgeted):
+    """Proximal group lasso on heads and neurons: the plain structured baseline.
+
+    Args:
+        target: see `Budgeted`; None leaves the size to the strength, and removes what has died.
+        strength: lambda of  lambda * sum over units of sqrt(size) * |w_unit|_2,  applied as a
+            decoupled proximal step with the learning rate as its step size.
+
+    Raises:
+        ConfigError: a value is outside its range.
+
+    Reference: Yuan and Lin (2006); Parikh and Boyd (2014), section 6.5.
+    """
+
+    strength: float = 1e-2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_finite(self, "strength", 0.0)
