@@ -43,7 +43,7 @@ unit: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q
 
 tables: $(VENV)/.dev
-	$(BIN)/neuroprune bench --render README.md
+	$(BIN)/neuroprune bench table README.md
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix src tests benchmarks

@@ -7,14 +7,18 @@ import pytest
 import neuroprune
 
 NAMES = {
+    "CoFi",
+    "DSP",
     "Flops",
     "Heads",
     "Latency",
     "Parameters",
+    "ProximalGroup",
     "Structural",
     "Weights",
     "L1",
     "Magnitude",
+    "Movement",
     "NeuroPrune",
     "NeuroPruneCallback",
     "ShrinkPlan",

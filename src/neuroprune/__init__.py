@@ -14,13 +14,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from neuroprune.config import (
+    DSP,
     L1,
+    CoFi,
     Flops,
     Heads,
     Latency,
     Magnitude,
+    Movement,
     NeuroPrune,
     Parameters,
+    ProximalGroup,
     Structural,
     Weights,
 )
@@ -46,14 +50,18 @@ _LAZY = {
 }
 
 __all__ = [
+    "DSP",
     "L1",
+    "CoFi",
     "Flops",
     "Heads",
     "Latency",
     "Magnitude",
+    "Movement",
     "NeuroPrune",
     "NeuroPruneCallback",
     "Parameters",
+    "ProximalGroup",
     "ShrinkPlan",
     "Structural",
     "Weights",

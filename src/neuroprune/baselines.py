@@ -64,42 +64,65 @@ class Budgeted(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class L1(Budgeted):
+class _Free(Budgeted):
+    """A method that also works without a target: then its strength decides."""
+
+    target: Any = None
+
+    def _idle(self) -> tuple[str, ...]:
+        """Settings that play no part: without a target, those of its schedule."""
+        return ("begin", "end") if self.target is None else ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        fields = type(self).__dataclass_fields__
+        given = [n for n in self._idle() if getattr(self, n) != fields[n].default]
+        if given:
+            name, lead = type(self).__name__, "without" if self.target is None else "with"
+            raise ConfigError(
+                f"{name}.{', '.join(given)} would do nothing {lead} a target. Leave it out, or "
+                f"{'give a target, such as 0.5' if self.target is None else 'the target'}."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON- and TOML-ready form; settings that play no part are left out."""
+        return {k: v for k, v in super().to_dict().items() if k not in self._idle()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class L1(_Free):
     """The paper's baseline: strength * sum of |w| over the prunable matrices.
 
     Without a target nothing but dead units is removed. With one, the units of the least mean |w|
     go along the schedule, while the penalty acts; with a target of `Weights`, single weights.
 
     Args:
-        strength: weight of the penalty.
-        eps: a weight below eps in absolute value counts as zero when training ends.
+        strength: weight of the penalty; with a target it acts until `end`.
+        eps: a weight below eps in absolute value counts as zero when training ends; without a
+            target only, since a target says how much goes.
         apply: "penalty" or "prox", as in `NeuroPrune`.
         target: see `Budgeted`; None (the default) leaves the size to the strength, as in the paper.
 
     Raises:
-        ConfigError: a value is negative, NaN or infinite, or a choice is unknown.
+        ConfigError: a value is negative, NaN or infinite, a choice is unknown, or a setting would
+            do nothing.
     """
 
-    target: Any = None
     strength: float = 1e-4
     eps: float = 1e-4
     apply: Apply | str = Apply.PENALTY
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         check_finite(self, "strength", 0.0)
         check_finite(self, "eps", 0.0)
         check_choice(self, "apply", Apply)
+        super().__post_init__()
 
     def _takes_weights(self) -> bool:
         return True
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON- and TOML-ready form; without a target there is no schedule to write down."""
-        out = super().to_dict()
-        if self.target is None:
-            del out["begin"], out["end"]
-        return out
+    def _idle(self) -> tuple[str, ...]:
+        return super()._idle() if self.target is None else ("eps",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,14 +185,16 @@ class Movement(Budgeted):
     def __post_init__(self) -> None:
         check_choice(self, "structure", Structure)
         super().__post_init__()
+        if self.target is None:
+            raise ConfigError("Movement needs a target, such as target=0.5: it has no strength.")
         if self.structure is Structure.WEIGHTS:
-            first = self.target[0] if self.target else None
-            if isinstance(first, Structural):
+            first, *others = self.target
+            if isinstance(first, Structural) and not others:
                 object.__setattr__(self, "target", (Weights(first.sparsity),))
             elif not isinstance(first, Weights):
                 raise ConfigError(
                     'Movement(structure="weights") needs a weight sparsity, such as target=0.8, '
-                    f"got {first}."
+                    f"got {', '.join(map(str, self.target))}."
                 )
 
     def _takes_weights(self) -> bool:
@@ -177,52 +202,12 @@ class Movement(Budgeted):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fisher(Budgeted):
-    """Mask search by Fisher information, in one cut: ranking, rearrangement, mask tuning.
-
-    Args:
-        target: see `Budgeted`.
-        at: share of the training after which the cut is made; 1 is the paper's setting without
-            retraining, less leaves the rest of the training for recovery.
-        batches: training batches before the cut from which the Fisher information is taken.
-        rearrange: swap units of a layer so as to lower the full (not only diagonal) Fisher loss.
-        tune: least-squares tuning of what is left.
-
-    Raises:
-        ConfigError: a value is outside its range.
-
-    Reference: Kwon et al. (2022), arXiv 2204.09656.
-    """
-
-    begin: float = 0.0
-    end: float = 1.0
-    at: float = 1.0
-    batches: int = 64
-    rearrange: bool = True
-    tune: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_finite(self, "at", 0.0, 1.0)
-        check_finite(self, "batches", 1)
-        if self.batches != int(self.batches):
-            raise ConfigError(f"Fisher.batches must be a whole number, got {self.batches!r}.")
-        for name in ("rearrange", "tune"):
-            if not isinstance(getattr(self, name), bool):
-                raise ConfigError(f"Fisher.{name} must be true or false.")
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON- and TOML-ready form; one cut has no ramp."""
-        return {k: v for k, v in super().to_dict().items() if k not in {"begin", "end"}}
-
-
-@dataclass(frozen=True, kw_only=True)
 class CoFi(Budgeted):
     """Coarse- and fine-grained pruning by hard-concrete L0 gates and a Lagrangian.
 
-    Gates stand on attention blocks, heads, MLP blocks, neurons and hidden dimensions. The expected
-    sparsity is driven to the target, which is warmed up linearly between `begin` and `warm`. At
-    `end` the gates are fixed, what is closed is removed physically, and the rest recovers.
+    Gates stand on attention blocks, heads, MLP blocks and neurons. The expected sparsity is driven
+    to the target, which is warmed up linearly between `begin` and `warm`. At `end` the gates are
+    fixed, the least open units are removed physically, and the rest recovers.
 
     Args:
         target: a structural sparsity; see `Budgeted`.
@@ -230,8 +215,6 @@ class CoFi(Budgeted):
         warm: share of the training at which the Lagrangian's target is the whole target.
         end: share of the training at which the gates are fixed and the cut is made.
         gate_learning_rate: of the gates and the Lagrange multipliers (Adam).
-        hidden: also gate hidden dimensions; they are masked, not removed (see the card).
-        distil: layer-wise distillation from the model as it was at `attach`.
 
     Raises:
         ConfigError: a value is outside its range.
@@ -243,20 +226,16 @@ class CoFi(Budgeted):
     warm: float = 0.3
     end: float = 0.6
     gate_learning_rate: float = 0.1
-    hidden: bool = False
-    distil: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_finite(self, "warm", self.begin, self.end)
         check_finite(self, "gate_learning_rate", 0.0)
-        for name in ("hidden", "distil"):
-            if not isinstance(getattr(self, name), bool):
-                raise ConfigError(f"CoFi.{name} must be true or false.")
-        if not isinstance(self.target[0], Structural) or len(self.target) > 1:
+        targets: tuple[Any, ...] = tuple(self.target or ())
+        if len(targets) != 1 or not isinstance(targets[0], Structural):
             raise ConfigError(
                 "CoFi drives an expected structural sparsity to its target: give one, such as "
-                f"target=0.8, got {', '.join(map(str, self.target))}."
+                f"target=0.8, got {', '.join(map(str, targets)) or None}."
             )
 
 
@@ -304,16 +283,19 @@ class DSP(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProximalGroup(Budgeted):
+class ProximalGroup(_Free):
     """Proximal group lasso on heads and neurons: the plain structured baseline.
 
     Args:
-        target: see `Budgeted`; None leaves the size to the strength, and removes what has died.
+        target: see `Budgeted`; None (the default) leaves the size to the strength, and removes
+            what has died.
         strength: lambda of  lambda * sum over units of sqrt(size) * |w_unit|_2,  applied as a
-            decoupled proximal step with the learning rate as its step size.
+            decoupled proximal step with the learning rate as its step size; until `end` where
+            there is a target. The root mean square weight of every unit falls by learning rate *
+            strength a step.
 
     Raises:
-        ConfigError: a value is outside its range.
+        ConfigError: a value is outside its range, or would do nothing.
 
     Reference: Yuan and Lin (2006); Parikh and Boyd (2014), section 6.5.
     """

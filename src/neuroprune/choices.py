@@ -33,7 +33,7 @@ class Connectivity(StrEnum):
     """What makes a unit rich, in target mode.
 
     fisher: running mean of (sum_j w_j dL/dw_j)^2 over the unit's outgoing weights.
-    strength: mean squared weight, in and out.
+    strength: sum of squared weights, in and out; per weight that it costs, their mean.
     activity: mean squared activation times the squared norm of the outgoing weights.
     mixed: geometric mean of fisher and activity, each relative to the model's mean.
     """

@@ -11,7 +11,6 @@ from neuroprune.baselines import (
     DSP,
     L1,
     CoFi,
-    Fisher,
     Magnitude,
     Movement,
     ProximalGroup,
@@ -196,6 +195,10 @@ METHODS: Mapping[str, type[Config]] = {
     "neuroprune": NeuroPrune,
     "l1": L1,
     "magnitude": Magnitude,
+    "movement": Movement,
+    "proximal-group": ProximalGroup,
+    "cofi": CoFi,
+    "dsp": DSP,
 }
 
 
@@ -235,7 +238,6 @@ __all__ = [
     "ConfigError",
     "Connectivity",
     "Dominating",
-    "Fisher",
     "Flops",
     "Heads",
     "Latency",

@@ -54,4 +54,5 @@ def test_the_tasks_that_are_asked_for_are_there() -> None:
         "scitldr",
         "multi30k",
         "wikitext2",
+        "transfer",
     }

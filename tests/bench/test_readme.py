@@ -16,4 +16,4 @@ def test_the_tables_of_the_readme_are_up_to_date() -> None:
     if "<!-- table:" not in document.read_text(encoding="utf-8"):
         pytest.skip("README.md has no table markers")
     stale = stale_tables(document, ROOT / "benchmarks" / "results")
-    assert stale == [], "run `neuroprune bench --render README.md`"
+    assert stale == [], "run `neuroprune bench table README.md`"

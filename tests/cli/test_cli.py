@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 import neuroprune
 from neuroprune.anatomy import anatomy_of
 from neuroprune.cli.app import app
+from neuroprune.record import RunRecord
 from tests.bench import tiny
 
 RUNNER = CliRunner()
@@ -214,7 +215,16 @@ def test_bench_runs_skips_and_renders(
         'name = "l1"',
     )
     tiny.write_config(path, place / "model", method=l1)
-    options = ["bench", "experiments", "--out", "results", "--data-dir", str(place), "--json"]
+    options = [
+        "bench",
+        "run",
+        "experiments",
+        "--out",
+        "results",
+        "--data-dir",
+        str(place),
+        "--json",
+    ]
     options += ["--set", "training.max_steps=2", "--seed", "1"]
     assert len(json.loads(invoke(*options, "--dry-run").stdout)["would_run"]) == 2
     first = invoke(*options)
@@ -228,15 +238,27 @@ def test_bench_runs_skips_and_renders(
     assert (again["ran"], len(again["skipped"])) == ([], 2)
     document = work / "README.md"
     document.write_text("<!-- table:tiny -->\n<!-- /table -->\n")
-    tables = ["bench", "--out", "results"]
-    assert "not up to date: tiny" in invoke(*tables, "--check", document, code=1).stdout
-    invoke(*tables, "--render", document)
+    tables = ["bench", "table", document, "--out", "results"]
+    assert "not up to date: tiny" in invoke(*tables, "--check", code=1).stdout
+    invoke(*tables)
     assert "| neuroprune-prox |" in document.read_text()
-    invoke(*tables, "--check", document)
+    invoke(*tables, "--check")
 
 
-def test_bench_with_nothing_to_do(work: Path) -> None:
-    assert "give experiment folders" in invoke("bench", code=2).stderr
+def test_bench_status_names_what_is_missing_and_what_is_stale(place: Path, work: Path) -> None:
+    path = work / "experiments/tiny/neuroprune-prox/config.toml"
+    tiny.write_config(path, place / "model")
+    status = ["bench", "status", "experiments", "--out", "results", "--json"]
+    (cell,) = json.loads(invoke(*status, code=1).stdout)["cells"]
+    assert cell["missing"] == [3]
+    record = work / "results/tiny/neuroprune-prox/seed-3.json"
+    RunRecord(config={}, method="neuroprune", task="t", seed=3).save(record)
+    (cell,) = json.loads(invoke(*status, code=1).stdout)["cells"]
+    assert (cell["missing"], cell["stale"]) == ([], [3])
+
+
+def test_bench_run_with_nothing_to_run(work: Path) -> None:
+    assert "Missing argument" in invoke("bench", "run", code=2).stderr
 
 
 @pytest.mark.parametrize(
@@ -262,7 +284,7 @@ def test_bench_with_nothing_to_do(work: Path) -> None:
         (["eval", "{p}/model"], "give the experiment with --config"),
         (["shrink", "{p}/model", "--out", "{p}/model"], "choose another one"),
         (["shrink", "{p}/model", "--out", "o", "--plan", "{c}"], "is not JSON"),
-        (["bench", "nowhere"], "no such file or folder"),
+        (["bench", "run", "nowhere"], "no such file or folder"),
         (["train", "-c", "{c}", "--target", "small"], "'small' is no number"),
         (["train", "-c", "{c}", "--target", "size:3"], "'size:3' is no target"),
         (["train", "-c", "{c}", "--target", "1.5"], "sparsity must be in [0, 1), got 1.5"),
@@ -276,7 +298,7 @@ def test_bench_with_nothing_to_do(work: Path) -> None:
             ["train", "-c", "{c}", "--target", "0.8", "--set", "method.alpha=1"],
             "Give either the one or the other",
         ),
-        (["bench", "{c}", "--target", "flops:0"], "the share to keep, in (0, 1]"),
+        (["bench", "run", "{c}", "--target", "flops:0"], "the share to keep, in (0, 1]"),
         (["plot", "nowhere"], "nowhere: no such file or folder"),
         (["plot", "{p}/model"], "expected a RunRecord"),
         (["plot", "{c}"], "expected a JSON file of snapshots"),

@@ -119,7 +119,7 @@ def test_bench_names_the_records_by_what_was_asked_for(place: Path, tmp_path: Pa
     folder = tmp_path / "experiments/tiny"
     for name in ("neuroprune-prox", "other"):
         tiny.write_config(folder / name / "config.toml", place / "model")
-    options = ["bench", str(folder), "--target", "latency:0.5@8x16", "--dry-run", "--json"]
+    options = ["bench", "run", str(folder), "--target", "latency:0.5@8x16", "--dry-run", "--json"]
     result = RUNNER.invoke(app, options)
     assert json.loads(result.stdout)["would_run"] == ["tiny/neuroprune-latency-0.5-8x16, seed 3"]
     tiny.write_config(

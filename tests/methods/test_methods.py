@@ -175,7 +175,7 @@ def test_magnitude_needs_the_number_of_steps() -> None:
 
 
 def test_unknown_configurations_are_refused() -> None:
-    with pytest.raises(ConfigError, match="L1, Magnitude, NeuroPrune"):
+    with pytest.raises(ConfigError, match="L1, Magnitude, Movement, NeuroPrune"):
         method_for(Config())
 
 

@@ -10,7 +10,7 @@ from neuroprune.report.numbers import (
     LESS_IS_BETTER,
     Spread,
     dense_runs,
-    has_target,
+    difference_to_dense,
     number_of,
     quality_kept,
     side_spread,
@@ -60,13 +60,16 @@ def test_methods_of_one_experiment_share_their_dense_runs() -> None:
     assert sorted(record.seed for record in dense_runs(records)) == [1, 2, 3]
 
 
-def test_a_target_is_one_of_our_method() -> None:
-    def asked(**method: object) -> bool:
-        return has_target(RunRecord(config={"method": method}, method="m", task="t", seed=0))
+def test_differences_are_paired_and_a_missing_side_has_none() -> None:
+    assert difference_to_dense(_record(0.75, 0.5), "accuracy") == pytest.approx(-0.25)
+    assert difference_to_dense(_record(0.75, 0.5), "f1") is None
 
-    assert asked(name="neuroprune", target=["structural:0.8"])
-    assert not asked(name="neuroprune", alpha=1.0)
-    assert not asked(name="magnitude", target=0.5)
+
+def test_the_standard_error_is_the_deviation_over_the_root_of_the_count() -> None:
+    spread = Spread.of([1.0, 2.0, 3.0])
+    assert spread.standard_error == pytest.approx(1.0 / 3**0.5)
+    assert Spread.of([1.0]).standard_error is None
+    assert spread.text_of_mean(2, sign="+") == "+2.00 ± 0.58"
 
 
 def test_the_metrics_named_here_are_those_of_the_tasks() -> None:

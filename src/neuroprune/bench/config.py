@@ -188,6 +188,7 @@ class EvaluationConfig(Config):
         speed_repeats: timed calls per model and batch size, dense and pruned interleaved.
         speed_warmup: untimed calls before them.
         flops: count the FLOPs of one forward pass.
+        topology: describe the graphs of the layers (needs networkx and powerlaw).
 
     Raises:
         ConfigError: a value is outside its range.
@@ -199,6 +200,7 @@ class EvaluationConfig(Config):
     speed_repeats: int = 20
     speed_warmup: int = 3
     flops: bool = True
+    topology: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "speed_batches", _integers(self, "speed_batches", 1))
@@ -207,10 +209,14 @@ class EvaluationConfig(Config):
         _integer(self, "speed_repeats", 1)
         _integer(self, "speed_warmup", 0)
         _boolean(self, "flops")
+        _boolean(self, "topology")
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON- and TOML-ready form."""
-        return super().to_dict() | {"speed_batches": list(self.speed_batches)}
+        """JSON- and TOML-ready form; `topology` only where it is asked for, as in older records."""
+        out = super().to_dict() | {"speed_batches": list(self.speed_batches)}
+        if not self.topology:
+            del out["topology"]
+        return out
 
 
 def _integers(owner: object, name: str, low: int) -> tuple[int, ...]:

@@ -28,6 +28,8 @@ from neuroprune.tasks.data import RawTask, TaskData
 from neuroprune.tasks.models import load_model_and_tokenizer
 from neuroprune.tasks.preparation import prepare_task
 from neuroprune.tasks.reading import read_task
+from neuroprune.topology.graph import graph_report
+from neuroprune.topology.reading import reading
 from neuroprune.topology.structure import structure
 
 _TOLERANCE = 1e-6  # relative, between quality in the training process and in a fresh one
@@ -209,6 +211,8 @@ class _Experiment:
             name: structure(anatomy_of(model), patterns=name != "dense")
             for name, model in models.items()
         }
+        if settings.topology:
+            structures["topology"] = self._topology(models)
         if not settings.speed_batches:
             return sizes, {}, structures
         writes = self.config.task.task_kind.is_generation
@@ -224,6 +228,14 @@ class _Experiment:
         timed = f"generation of {settings.speed_new_tokens} tokens" if writes else "forward pass"
         speeds["conditions"]["timed"] = timed
         return sizes, speeds, structures
+
+    def _topology(self, models: Mapping[str, Any]) -> dict[str, Any]:
+        """Graph reports of the dense and the pruned model, and what they say side by side."""
+        self.progress.stage("describing the graphs of the layers")
+        reports = {name: graph_report(anatomy_of(model)) for name, model in models.items()}
+        return {name: report.to_dict() for name, report in reports.items()} | {
+            "reading": reading(reports["dense"], reports["pruned"])
+        }
 
 
 def _write_tokens(count: int, model: Any, inputs: Mapping[str, Any]) -> Any:

@@ -4,15 +4,35 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from neuroprune.bench.config import RunConfig
 from neuroprune.config import ConfigError
-from neuroprune.record import RecordError, RunRecord
+from neuroprune.record import RecordError, RunRecord, write_text_atomic
 
 CONFIG_NAME = "config.toml"
+FAILURE_SUFFIX = ".failed.txt"
+_TOLD = 3  # differences between two configurations that a message names
+
+
+class State(StrEnum):
+    """How a job stands.
+
+    done: its record is there and was made with exactly its configuration.
+    stale: a record is there, of another configuration or another version.
+    failed: its last run failed.
+    missing: it has not been run.
+    """
+
+    DONE = "done"
+    STALE = "stale"
+    FAILED = "failed"
+    MISSING = "missing"
 
 
 @dataclass(frozen=True)
@@ -23,26 +43,74 @@ class Job:
         name: `<task>/<method>-<setting>`, the last two folders above the configuration.
         config: the configuration, for this seed.
         record: where its record is, or will be.
+        source: the file it comes from.
     """
 
     name: str
     config: RunConfig
     record: Path
+    source: Path
+
+    @property
+    def seed(self) -> int:
+        """Its seed."""
+        return self.config.training.seed
 
     @property
     def title(self) -> str:
         """Name and seed."""
-        return f"{self.name}, seed {self.config.training.seed}"
+        return f"{self.name}, seed {self.seed}"
+
+    @property
+    def failure(self) -> Path:
+        """Where the reason is kept when it fails, beside the record."""
+        return self.record.with_suffix(FAILURE_SUFFIX)
 
     @property
     def done(self) -> bool:
         """Whether the record is there and was made with exactly this configuration."""
-        if not self.record.is_file():
-            return False
-        try:
-            return dict(RunRecord.load(self.record).config) == self.config.to_dict()
-        except RecordError:
-            return False  # an older version's record is made again
+        return self.look()[0] is State.DONE
+
+    def look(self) -> tuple[State, str]:
+        """How the job stands, and why it is not done."""
+        stale = _stale(self.record, self.config) if self.record.is_file() else None
+        if stale == "":
+            return State.DONE, ""
+        if self.failure.is_file():
+            return State.FAILED, self.failure.read_text(encoding="utf-8").strip()
+        return (State.MISSING, "") if stale is None else (State.STALE, stale)
+
+
+def _stale(record: Path, config: RunConfig) -> str:
+    """Why a record is not that of a configuration; empty where it is."""
+    try:
+        made_with = RunRecord.load(record).config
+    except RecordError as error:
+        return str(error)
+    found = differences(made_with, config.to_dict())
+    return f"made with another configuration: {found}" if found else ""
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """In which settings two configurations differ: "training.epochs 1, now 2"; empty for none.
+
+    Args:
+        old: that of a record.
+        new: the one it is compared with.
+    """
+    sides = [dict(_settings(side)) for side in (old, new)]
+    keys = [k for k in sorted({*sides[0], *sides[1]}) if sides[0].get(k) != sides[1].get(k)]
+    told = [f"{k} {sides[0].get(k)}, now {sides[1].get(k)}" for k in keys[:_TOLD]]
+    more = [f"{len(keys) - _TOLD} more"] if len(keys) > _TOLD else []
+    return "; ".join(told + more)
+
+
+def _settings(data: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if not isinstance(data, Mapping) or not data:
+        yield name, data
+        return
+    for key, value in data.items():
+        yield from _settings(value, f"{name}.{key}" if name else str(key))
 
 
 @dataclass(frozen=True)
@@ -60,23 +128,32 @@ class SuiteResult:
     failed: tuple[tuple[Job, str], ...]
 
 
-def find_configs(paths: Iterable[Path]) -> list[Path]:
-    """Every configuration named, and every `config.toml` below a folder named; sorted, each once.
+def is_config(path: Path) -> bool:
+    """Whether a file found in a folder is an experiment: its name says so."""
+    return path.name == CONFIG_NAME
+
+
+def find_configs(paths: Iterable[Path], wanted: Callable[[Path], bool] = is_config) -> list[Path]:
+    """Every file named, and every wanted one below a folder named; sorted, each once.
+
+    Args:
+        paths: files and folders.
+        wanted: which TOML files of a folder are meant.
 
     Raises:
-        ConfigError: a path does not exist, or a folder holds no configuration.
+        ConfigError: a path does not exist, or a folder holds nothing that is wanted.
     """
     found: dict[Path, None] = {}
     for path in paths:
         if path.is_file():
             found[path] = None
             continue
-        inside = sorted(path.rglob(CONFIG_NAME)) if path.is_dir() else []
+        inside = sorted(filter(wanted, path.rglob("*.toml"))) if path.is_dir() else []
         if not inside:
             what = f"no {CONFIG_NAME} below it" if path.is_dir() else "no such file or folder"
             raise ConfigError(
                 f"{path}: {what}. Give experiment folders such as benchmarks/experiments/sst2, "
-                "or configurations."
+                "configurations, or matrices such as benchmarks/matrices/sst2.toml."
             )
         found |= dict.fromkeys(inside)
     return list(found)
@@ -114,10 +191,40 @@ def jobs(
         ConfigError: a configuration is wrong; the file is named.
     """
     for path in configs:
-        config, name = change(RunConfig.load(path)), job_name(path)
-        for seed in seeds or config.seeds or (config.training.seed,):
-            record = results / name / f"seed-{seed}.json"
-            yield Job(name, config.with_seed(seed), record)
+        yield from jobs_of(job_name(path), change(RunConfig.load(path)), path, results, seeds)
+
+
+def jobs_of(
+    name: str, config: RunConfig, source: Path, results: Path, seeds: Sequence[int] | None = None
+) -> Iterator[Job]:
+    """One job for each seed of a configuration.
+
+    Args:
+        name: of the jobs, and the folder of their records.
+        config: the configuration.
+        source: the file it comes from.
+        results: folder of the records.
+        seeds: in place of the configuration's.
+    """
+    for seed in seeds or config.seeds or (config.training.seed,):
+        record = results / name / f"seed-{seed}.json"
+        yield Job(name, config.with_seed(seed), record, source)
+
+
+def seed_by_seed(todo: Iterable[Job]) -> list[Job]:
+    """The first seed of every experiment, then the second of every one, and so on.
+
+    After an interruption, all of them have as many seeds as possible.
+
+    Args:
+        todo: the jobs, the seeds of each experiment in order.
+    """
+    met: Counter[str] = Counter()
+    ranked = []
+    for job in todo:
+        ranked.append((met[job.name], job))
+        met[job.name] += 1
+    return [job for _, job in sorted(ranked, key=lambda pair: pair[0])]
 
 
 def run_suite(
@@ -129,35 +236,46 @@ def run_suite(
 ) -> SuiteResult:
     """Run jobs one after the other; a failed one does not stop the others.
 
+    Why a job failed is kept beside its record, until it succeeds.
+
     Args:
         todo: the jobs.
         run: runs a job in the folder it is given, which takes the models, and returns its record.
         work: folder of those folders.
-        say: receives one line before and after each job.
+        say: receives one line before each job, with the time left, and one after it.
         keep_models: leave the pruned models there.
     """
-    skipped = tuple(job for job in todo if job.done)
-    waiting = [job for job in todo if job not in skipped]
-    for job in skipped:
-        say(f"{job.title}: done before, {job.record}")
+    done = {job.record for job in todo if job.done}
+    waiting = [job for job in todo if job.record not in done]
+    say(f"{len(todo)} runs: {len(done)} done before, {len(waiting)} to do")
     ran: list[Job] = []
     failed: list[tuple[Job, str]] = []
-    start = time.perf_counter()
+    spent = 0.0
     for number, job in enumerate(waiting, 1):
-        say(f"[{number}/{len(waiting)}] {job.title}")
-        folder = work / job.name / f"seed-{job.config.training.seed}"
+        state, reason = job.look()
+        if state is State.DONE:  # by another process, since this one began
+            done.add(job.record)
+            continue
+        left = len(waiting) - number + 1
+        time_left = f"; about {clock(spent / len(ran) * left)} to go" if ran else ""
+        again = f"; again, since its record was {reason}" if state is State.STALE else ""
+        say(f"[{number}/{len(waiting)}] {job.title}{time_left}{again}")
+        folder = work / job.name / f"seed-{job.seed}"
+        start = time.perf_counter()
         try:
             run(job, folder).save(job.record)
-        except RuntimeError as error:
+        except (RuntimeError, ConfigError) as error:  # such as a target this model cannot meet
             failed.append((job, str(error)))
+            write_text_atomic(job.failure, f"{error}\n")
             say(f"{job.title}: failed: {error}")
             continue
+        spent += time.perf_counter() - start
         ran.append(job)
+        job.failure.unlink(missing_ok=True)
         if not keep_models:
             shutil.rmtree(folder, ignore_errors=True)
-        mean = (time.perf_counter() - start) / number
-        left = len(waiting) - number
-        say(f"{job.title}: {job.record}" + (f"; about {clock(mean * left)} to go" if left else ""))
+        say(f"{job.title}: {job.record}")
+    skipped = tuple(job for job in todo if job.record in done)
     return SuiteResult(tuple(ran), skipped, tuple(failed))
 
 

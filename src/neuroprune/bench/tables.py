@@ -1,27 +1,30 @@
 """Markdown tables from committed RunRecords, written between markers in a document.
 
 A document asks for a table with the two lines `<!-- table:NAME -->` and `<!-- /table -->`. NAME is
-a folder of the results directory; what stands between the lines is replaced. Standard library only.
+a folder of the results directory; what stands between the lines is replaced.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from neuroprune.bench.captions import caption, measurement_caption
+from neuroprune.bench.suite import differences
 from neuroprune.record import RunRecord, write_text_atomic
 from neuroprune.report.numbers import (
     IN_PERCENT,
     dense_runs,
-    has_target,
+    difference_to_dense,
     quality_kept,
     side_spread,
     spread_of,
 )
 
+_OF_THE_DENSE_RUN = ("model", "task", "training")
 _MARKER = re.compile(
     r"(?P<open><!-- table:(?P<name>[\w-]+) -->\n)(?P<body>.*?)(?P<close><!-- /table -->)",
     re.DOTALL,
@@ -37,20 +40,44 @@ def load_records(results: Path, name: str) -> dict[str, list[RunRecord]]:
     """Every record of the experiment folder `name`, by its setting's folder, seeds in order.
 
     Raises:
-        TableError: there is no record.
+        TableError: there is no record, a seed has two, or records of one seed have different dense
+            runs.
         RecordError: a file is no record.
     """
-    out: dict[str, list[RunRecord]] = {}
+    found: dict[str, dict[int, tuple[Path, RunRecord]]] = {}
+    dense: dict[int, tuple[Path, RunRecord]] = {}
     for path in sorted((results / name).rglob("*.json")):
-        out.setdefault(str(path.parent.relative_to(results / name)), []).append(
-            RunRecord.load(path)
-        )
-    if not out:
+        record = RunRecord.load(path)
+        group = found.setdefault(str(path.parent.relative_to(results / name)), {})
+        first, _ = group.setdefault(record.seed, (path, record))
+        if first != path:
+            raise TableError(
+                f"{first} and {path} are both of seed {record.seed}: a seed counts once. Remove "
+                "the one that does not belong there."
+            )
+        if "dense" in record.metrics:
+            _one_dense_run(dense.setdefault(record.seed, (path, record)), (path, record))
+    if not found:
         raise TableError(
-            f"no records under {results / name}: run `neuroprune bench` on the experiments of "
+            f"no records under {results / name}: run `neuroprune bench run` on the experiments of "
             f"{name!r} first, or remove the marker <!-- table:{name} -->."
         )
-    return {key: sorted(records, key=lambda r: r.seed) for key, records in out.items()}
+    return {key: [group[seed][1] for seed in sorted(group)] for key, group in found.items()}
+
+
+def _one_dense_run(first: tuple[Path, RunRecord], second: tuple[Path, RunRecord]) -> None:
+    """Refuse two records of one seed whose dense runs were not the same."""
+    sides = []
+    for _, record in (first, second):
+        config = {key: record.config[key] for key in _OF_THE_DENSE_RUN if key in record.config}
+        sides.append({"quality": record.metrics["dense"], **config})
+    found = differences(*sides).replace(", now ", " against ")
+    if found:
+        raise TableError(
+            f"{first[0]} and {second[0]} have different dense runs of seed {first[1].seed}: "
+            f"{found}. One table compares with one dense run: make one of them again beside the "
+            "other, or keep them in folders of their own."
+        )
 
 
 def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -72,18 +99,21 @@ def _cell(
     return "-" if spread is None else spread.text(n, scale)
 
 
-def experiment_table(results: Path, name: str) -> str:
+def experiment_table(results: Path, name: str, label: str | None = None) -> str:
     """The table of one experiment folder: a dense row, then one row per method and setting.
 
-    Where a run asked for a target, the table also says what was kept of the dense model's quality.
-    Training times are not compared here: the two trainings of a run come one after the other, and
-    a shared machine is not the same twice. `benchmarks/training_time.py` lets them take turns.
+    What was kept of the dense model's quality is told pair by pair, each run against the dense run
+    of its seed. Training times are not compared here: the two trainings of a run come one after
+    the other, and a shared machine is not the same twice. `benchmarks/training_time.py` lets them
+    take turns.
 
     Args:
         results: folder of the committed records.
         name: experiment folder inside it.
+        label: the results folder as a reader sees it; defaults to `results`.
     """
     groups = load_records(results, name)
+    groups = {key: groups[key] for key in sorted(groups, key=lambda key: _order(key, groups[key]))}
     records = [record for group in groups.values() for record in group]
     metrics = list(records[0].metrics.get("names", ()))
     batches = sorted({int(b) for r in records for b in r.speeds.get("dense", {})})
@@ -92,20 +122,44 @@ def experiment_table(results: Path, name: str) -> str:
     header = ["run", *(f"{m} (%)" if m in IN_PERCENT else m for m in metrics)]
     header += ["weight sparsity (%)", "structural sparsity (%)", "parameters (M)", "disk (MB)"]
     header += [f"speed, batch {b} (x dense)" for b in batches]
-    caption = _caption(records)
-    if metrics and any(has_target(record) for record in records):
-        header.append("quality kept (% of dense)")
-        rows[0].append("100")
-        for row, group in zip(rows[1:], groups.values(), strict=True):
-            row.append(_kept(group, metrics[0]))
-        caption += f" Quality kept: {metrics[0]} against the dense run of the same seed."
-    return f"{_markdown(header, rows)}\n\n{caption}"
+    for title, cells in _pairs(metrics, groups):
+        header.append(title)
+        for row, cell in zip(rows, cells, strict=True):
+            row.append(cell)
+    said = caption(results, name, groups, label or results.as_posix())
+    return f"{_markdown(header, rows)}\n\n{said}"
 
 
-def _kept(records: Sequence[RunRecord], metric: str) -> str:
-    """What was kept, record by record: a ratio of means would hide the pairs."""
-    kept = spread_of([quality_kept(record, metric) for record in records])
-    return "-" if kept is None else kept.text(1, 100.0)
+def _order(key: str, records: Sequence[RunRecord]) -> tuple[str, float, float, str]:
+    """By method, which is the key without its last number, then by what was reached."""
+    sizes = [
+        side_spread(records, "sizes", "pruned", f"{kind}_sparsity")
+        for kind in ("structural", "weight")
+    ]
+    structural, weight = (0.0 if size is None else round(size.mean, 3) for size in sizes)
+    return re.sub(r"-?[\d.]+$", "", key), structural, weight, key
+
+
+def _pairs(
+    metrics: Sequence[str], groups: Mapping[str, Sequence[RunRecord]]
+) -> list[tuple[str, list[str]]]:
+    """The columns that compare each record with its own dense run: a ratio of means would not."""
+    columns: list[tuple[str, list[str]]] = []
+    for metric in metrics[:1]:
+        changes = [
+            spread_of([difference_to_dense(record, metric) for record in group])
+            for group in groups.values()
+        ]
+        kept = [
+            spread_of([quality_kept(record, metric) for record in group])
+            for group in groups.values()
+        ]
+        if metric in IN_PERCENT:
+            cells = ["-" if c is None else c.text_of_mean(1, 100.0, "+") for c in changes]
+            columns.append(("difference to dense (points)", ["0", *cells]))
+        cells = ["-" if k is None else k.text_of_mean(1, 100.0) for k in kept]
+        columns.append(("quality kept (% of dense)", ["100", *cells]))
+    return columns
 
 
 def _row(
@@ -129,42 +183,15 @@ def _row(
     return row
 
 
-def _machines(records: Iterable[RunRecord]) -> str:
-    lines: dict[str, None] = {}  # in order, each once
-    for record in records:
-        env = record.environment
-        packages = env.get("packages", {})
-        versions = ", ".join(
-            f"{name} {packages[name]}"
-            for name in ("neuroprune", "torch", "transformers")
-            if name in packages
-        )
-        threads = env.get("threads")
-        count = f"{threads} thread{'' if threads == 1 else 's'}" if threads else "threads not set"
-        machine = f"{env.get('device') or env.get('processor', 'unknown machine')}, {count}"
-        lines[f"{machine}; {versions}" if versions else machine] = None
-    return "; and ".join(lines)
-
-
-def _caption(records: Sequence[RunRecord]) -> str:
-    seeds = sorted({record.seed for record in records})
-    counts = {r.sizes.get("dense", {}).get("dense_weights") for r in records} - {None}
-    what = " or ".join(f"{count / 1e6:.2f}M" for count in sorted(counts))
-    share = (
-        f" Both sparsities are shares of the dense model's {what} weights of q, k, v, o, up, gate "
-        "and down."
-        if what
-        else ""
-    )
-    spread = "Mean ± sd over" if len(seeds) > 1 else "One run,"
-    many = "seeds" if len(seeds) > 1 else "seed"
-    return f"{spread} {many} {', '.join(map(str, seeds))}. {_machines(records)}.{share}"
-
-
-def measurement_table(results: Path, name: str) -> str:
+def measurement_table(results: Path, name: str, label: str | None = None) -> str:
     """The table of a measurement without training: one row per entry of each record's `speeds`.
 
     Entries are mappings of numbers; their keys, with units in the name, become the columns.
+
+    Args:
+        results: folder of the committed records.
+        name: folder of the measurement inside it.
+        label: the results folder as a reader sees it; defaults to `results`.
     """
     groups = load_records(results, name)
     records = [record for group in groups.values() for record in group]
@@ -176,7 +203,8 @@ def measurement_table(results: Path, name: str) -> str:
         for key, values in entries
     ]
     header = ["measured", *(column.replace("_", " ") for column in columns)]
-    return f"{_markdown(header, rows)}\n\n{_machines(records)}."
+    said = measurement_caption(results, name, records, label or results.as_posix())
+    return f"{_markdown(header, rows)}\n\n{said}"
 
 
 def _plain(value: Any) -> str:
@@ -185,7 +213,7 @@ def _plain(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _renderer(results: Path, name: str) -> Callable[[Path, str], str]:
+def _renderer(results: Path, name: str) -> Callable[[Path, str, str], str]:
     groups = load_records(results, name)
     first = next(iter(groups.values()))[0]
     return experiment_table if "dense" in first.metrics else measurement_table
@@ -208,9 +236,9 @@ def render(text: str, results: Path, label: str | None = None) -> str:
     def fill(found: re.Match[str]) -> str:
         name = found["name"]
         done.append(name)
-        table = _renderer(results, name)(results, name)
-        source = f"Records: `{label or results.as_posix()}/{name}/`."
-        return f"{found['open']}{table} {source}\n{found['close']}"
+        seen = label or results.as_posix()
+        table = _renderer(results, name)(results, name, seen)
+        return f"{found['open']}{table} Records: `{seen}/{name}/`.\n{found['close']}"
 
     out = _MARKER.sub(fill, text)
     asked = _OPEN.findall(text)

@@ -1,10 +1,11 @@
-"""`neuroprune bench`: run experiments into RunRecords, and tables from them."""
+"""`neuroprune bench`: run experiments and matrices, say how far they are, and make the tables."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,22 +25,46 @@ from neuroprune.cli.options import (
 from neuroprune.cli.settings import Asked, changed
 
 if TYPE_CHECKING:
-    from neuroprune.bench.config import RunConfig
+    from rich.console import RenderableType
+
+    from neuroprune.bench.status import Cell
     from neuroprune.bench.suite import Job
 
+bench = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Run experiments and matrices of methods, sparsities and seeds into records and tables.",
+)
 
+Paths = Annotated[
+    list[Path],
+    typer.Argument(
+        help="Experiment folders, configurations, matrices, or folders of them.",
+        show_default=False,
+    ),
+]
+Results = Annotated[Path, typer.Option("--out", help="Folder of the records.")]
+Only = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Of these, only what is called so: TASK/METHOD-SETTING, with * and ?. Repeatable.",
+        show_default=False,
+    ),
+]
+_RESULTS = Path("benchmarks/results")
+
+
+@bench.command()
 @guarded
-def bench(
-    paths: Annotated[
-        list[Path] | None,
-        typer.Argument(help="Experiment folders (every config.toml below) or configurations."),
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the records.")] = Path("benchmarks/results"),
+def run(
+    paths: Paths,
+    out: Results = _RESULTS,
     work: Annotated[Path, typer.Option(help="Folder for models.")] = Path("runs/bench"),
     keep_models: Annotated[bool, typer.Option(help="Keep the pruned models there.")] = False,
+    only: Only = None,
     seed: Annotated[
         list[int] | None,
-        typer.Option(min=0, help="In place of the configurations' seeds. Repeatable."),
+        typer.Option(min=0, help="In place of the files' seeds. Repeatable.", show_default=False),
     ] = None,
     target: TargetText = None,
     heads: HeadCount = None,
@@ -47,59 +72,110 @@ def bench(
     data_dir: DataDir = None,
     threads: Threads = None,
     settings: Settings = None,
-    render: Annotated[
-        Path | None, typer.Option(help="Bring the tables of this document up to date.")
-    ] = None,
-    check: Annotated[
-        Path | None,
-        typer.Option(help="Fail where the tables of this document are not up to date."),
-    ] = None,
     dry_run: Annotated[bool, typer.Option(help="Only say what would run.")] = False,
     json_output: Json = False,
 ) -> None:
-    """Run experiments that have no record yet, for each of their seeds, and keep the records.
+    """Run what has no record yet, the first seed of everything before the second.
 
-    With --target or --heads, a task's experiments become one: its records go to
+    What is done is never repeated, so that an interrupted command goes on where it was. With
+    --target or --heads, a task's experiments become one: its records go to
     OUT/TASK/neuroprune-TARGET.
+
+    Exit codes: 0 all is done; 1 something failed; 2 wrong usage or input.
     """
-    if not paths and render is None and check is None:
-        raise UsageError("give experiment folders to run, or --render or --check with a document.")
-    payload: dict[str, Any] = {}
-    shown: list[str] = []
-    code = 0
-    if paths:
-        change = partial(
-            changed,
-            where="the configuration",
-            model=model,
-            threads=threads,
-            settings=settings,
-            asked=Asked(target=target, heads=heads),
-        )
-        todo = _jobs(paths, out, seed, change)
-        if target is not None or heads is not None:
-            todo = _named_by_target(todo, out)
-        if dry_run:
-            payload["would_run"] = [job.title for job in todo if not job.done]
-            shown += [f"would run {title}" for title in payload["would_run"]] or ["nothing to run"]
-        else:
-            code = _run(todo, work, data_dir, keep_models, payload, shown)
-    if render is not None or check is not None:
-        code = max(code, _tables(render, check, out, payload, shown))
-    emit(payload, "\n".join(shown), json_output)
-    if code:
-        raise typer.Exit(code)
+    from neuroprune.bench.matrix import plan
+    from neuroprune.bench.suite import seed_by_seed
+
+    change = partial(
+        changed,
+        where="the configuration",
+        model=model,
+        threads=threads,
+        settings=settings,
+        asked=Asked(target=target, heads=heads),
+    )
+    found = _matching(plan(paths, out, seed, change).jobs, only)
+    if target is not None or heads is not None:
+        found = _named_by_target(found, out)
+    todo = seed_by_seed(found)
+    if dry_run:
+        titles = [job.title for job in todo if not job.done]
+        shown = [f"would run {title}" for title in titles] or ["nothing to run"]
+        emit({"would_run": titles}, "\n".join(shown), json_output)
+    elif _run(todo, work, data_dir, keep_models, json_output):
+        raise typer.Exit(FAILED)
 
 
-def _jobs(
-    paths: list[Path],
-    out: Path,
-    seeds: list[int] | None,
-    change: Callable[[RunConfig], RunConfig],
-) -> list[Job]:
-    from neuroprune.bench.suite import find_configs, jobs
+@bench.command()
+@guarded
+def status(
+    paths: Paths, out: Results = _RESULTS, only: Only = None, json_output: Json = False
+) -> None:
+    """Say how many of the wanted seeds are done, and what failed, is stale or missing.
 
-    return list(jobs(find_configs(paths), out, seeds, change))
+    A record is stale when it was made with another configuration than the file has now, or by
+    another version. Exit codes: 0 all is done; 1 something is not; 2 wrong usage or input.
+    """
+    from neuroprune.bench.matrix import plan
+    from neuroprune.bench.status import cells_of, strays
+    from neuroprune.bench.suite import State
+
+    asked = plan(paths, out)
+    cells = cells_of(_matching(asked.jobs, only))
+    foreign = strays(asked)
+    done = sum(len(cell.of(State.DONE)) for cell in cells)
+    wanted = sum(len(cell.seeds) for cell in cells)
+    payload = {
+        "cells": [cell.to_dict() for cell in cells],
+        "foreign": foreign,
+        "done": done,
+        "wanted": wanted,
+    }
+    emit(payload, _status_table(cells), json_output)
+    if not json_output:
+        lines = [f"{name}: asked for by no experiment: {what}" for name, what in foreign.items()]
+        emit({}, "\n".join([*lines, f"{done} of {wanted} runs done"]), False)
+    if done < wanted:
+        raise typer.Exit(FAILED)
+
+
+@bench.command()
+@guarded
+def table(
+    document: Annotated[Path, typer.Argument(help="The document, Markdown.")] = Path("README.md"),
+    out: Results = _RESULTS,
+    check: Annotated[
+        bool, typer.Option("--check", help="Change nothing; fail where a table is out of date.")
+    ] = False,
+    json_output: Json = False,
+) -> None:
+    """Bring the tables of a document up to date: what stands between its table markers."""
+    from neuroprune.bench.tables import render_file, stale_tables
+
+    if not check:
+        rendered = render_file(document, out)
+        state = "tables brought up to date" if rendered else "tables were up to date"
+        emit({"rendered": rendered}, f"{document}: {state}", json_output)
+        return
+    stale = stale_tables(document, out)
+    remedy = f"not up to date: {', '.join(stale)}; run `neuroprune bench table {document}`"
+    emit({"stale": stale}, f"{document}: {remedy if stale else 'up to date'}", json_output)
+    if stale:
+        raise typer.Exit(FAILED)
+
+
+def _matching(jobs: Iterable[Job], patterns: Sequence[str] | None) -> list[Job]:
+    """Jobs whose name matches one of the patterns; every pattern must match some."""
+    found = list(jobs)
+    if not patterns:
+        return found
+    names = sorted({job.name for job in found})
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise UsageError(
+                f"--only {pattern}: nothing is called so. There are: {', '.join(names)}."
+            )
+    return [job for job in found if any(fnmatchcase(job.name, p) for p in patterns)]
 
 
 def _named_by_target(found: Iterable[Job], out: Path) -> list[Job]:
@@ -109,7 +185,7 @@ def _named_by_target(found: Iterable[Job], out: Path) -> list[Job]:
         asked = "-".join(map(str, getattr(job.config.method, "target", ())))
         name = f"{job.name.rpartition('/')[0]}/neuroprune-{re.sub('[:@]', '-', asked)}"
         new = dataclasses.replace(job, name=name, record=out / name / job.record.name)
-        if jobs.setdefault(new.record, new) != new:
+        if jobs.setdefault(new.record, new).config != new.config:
             raise UsageError(
                 f"{job.name}: with the target given, expected experiments that are the same but "
                 f"for their method; another one of the same task differs. Give one of them."
@@ -118,14 +194,10 @@ def _named_by_target(found: Iterable[Job], out: Path) -> list[Job]:
 
 
 def _run(
-    todo: list[Job],
-    work: Path,
-    data_dir: Path | None,
-    keep_models: bool,
-    payload: dict[str, Any],
-    shown: list[str],
-) -> int:
-    from neuroprune.bench.runner import run
+    todo: Sequence[Job], work: Path, data_dir: Path | None, keep_models: bool, as_json: bool
+) -> bool:
+    """Run jobs and say what came out; whether something failed."""
+    from neuroprune.bench.runner import run as run_one
     from neuroprune.bench.suite import run_suite
     from neuroprune.cli.progress import ShownProgress
 
@@ -133,7 +205,7 @@ def _run(
     with ShownProgress() as progress:
         result = run_suite(
             todo,
-            lambda job, folder: run(
+            lambda job, folder: run_one(
                 job.config,
                 folder,
                 data_dir,
@@ -144,33 +216,31 @@ def _run(
             progress.note,
             keep_models,
         )
-    payload["ran"] = [str(job.record) for job in result.ran]
-    payload["skipped"] = [str(job.record) for job in result.skipped]
-    payload["failed"] = {job.title: reason for job, reason in result.failed}
-    shown.append(
+    payload: dict[str, Any] = {
+        "ran": [str(job.record) for job in result.ran],
+        "skipped": [str(job.record) for job in result.skipped],
+        "failed": {job.title: reason for job, reason in result.failed},
+    }
+    shown = [
         f"{len(result.ran)} run, {len(result.skipped)} done before, {len(result.failed)} failed"
-    )
+    ]
     shown += [f"failed: {job.title}: {reason}" for job, reason in result.failed]
-    return FAILED if result.failed else 0
+    emit(payload, "\n".join(shown), as_json)
+    return bool(result.failed)
 
 
-def _tables(
-    render: Path | None, check: Path | None, out: Path, payload: dict[str, Any], shown: list[str]
-) -> int:
-    from neuroprune.bench.tables import render_file, stale_tables
+def _status_table(cells: Iterable[Cell]) -> RenderableType:
+    from rich.table import Table
 
-    if render is not None:
-        payload["rendered"] = render_file(render, out)
-        state = "tables brought up to date" if payload["rendered"] else "tables were up to date"
-        shown.append(f"{render}: {state}")
-    if check is None:
-        return 0
-    payload["stale"] = stale_tables(check, out)
-    if payload["stale"]:
-        shown.append(
-            f"{check}: not up to date: {', '.join(payload['stale'])}; run "
-            f"`neuroprune bench --render {check}`"
+    from neuroprune.bench.suite import State
+
+    shown = Table("experiment", "done", "stale", "failed", "missing", "why", box=None)
+    for cell in cells:
+        rest = (State.STALE, State.FAILED, State.MISSING)
+        shown.add_row(
+            cell.name,
+            f"{len(cell.of(State.DONE))} / {len(cell.seeds)}",
+            *(", ".join(map(str, cell.of(state))) or "-" for state in rest),
+            "; ".join(f"seed {seed} {why}" for seed, why in cell.reasons.items()),
         )
-        return FAILED
-    shown.append(f"{check}: up to date")
-    return 0
+    return shown

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from neuroprune.cli.console import emit, guarded, quiet_libraries
+from neuroprune.cli.console import UsageError, emit, guarded, quiet_libraries
 from neuroprune.cli.options import Json
 
 if TYPE_CHECKING:
@@ -20,9 +20,27 @@ if TYPE_CHECKING:
 def inspect(
     model: Annotated[str, typer.Argument(help="Directory, pypi:PACKAGE or hub name.")],
     eps: Annotated[float, typer.Option(min=0.0, help="A weight below it is no connection.")] = 1e-4,
+    topology: Annotated[
+        bool,
+        typer.Option(
+            "--topology",
+            help="Also describe the graphs of the layers, which takes seconds for each block.",
+        ),
+    ] = False,
+    before: Annotated[
+        str | None,
+        typer.Option(
+            help="With --topology: the dense model it came from, to say what changed.",
+            show_default=False,
+        ),
+    ] = None,
     json_output: Json = False,
 ) -> None:
     """List every attention and MLP block: heads, neurons, both sparsities, connectivity."""
+    if before is not None and not topology:
+        raise UsageError("--before compares graphs of layers: give --topology, too.")
+    from rich.console import Group
+
     from neuroprune.anatomy import anatomy_of
     from neuroprune.bench.models import load_any
     from neuroprune.topology.sparsity import inspect_blocks, sparsity
@@ -40,7 +58,14 @@ def inspect(
         "blocks": [block.to_dict() for block in blocks],
         **total.to_dict(),
     }
-    emit(payload, _table(Path(model).name, anatomy.model_type, blocks, total, eps), json_output)
+    shown = [_table(Path(model).name, anatomy.model_type, blocks, total, eps)]
+    if topology:
+        from neuroprune.cli.topology import described
+
+        dense = None if before is None else anatomy_of(load_any(before)[0])
+        payload["topology"], more = described(anatomy, dense, eps)
+        shown += ["", *more]
+    emit(payload, Group(*shown), json_output)
 
 
 def _table(

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from neuroprune.config import Config, ConfigError
+from neuroprune.methods.cofi import CoFiMethod
 from neuroprune.methods.dead_units import dead_units
+from neuroprune.methods.dsp import DSPMethod
 from neuroprune.methods.l1 import L1Method
 from neuroprune.methods.magnitude import MagnitudeMethod
 from neuroprune.methods.method import Method
+from neuroprune.methods.movement import MovementUnits
 from neuroprune.methods.neuroprune import NeuroPruneMethod
+from neuroprune.methods.proximal_group import ProximalGroupMethod
 
 _METHODS: dict[type[Config], type[Method]] = {
-    kind.config_type: kind for kind in (NeuroPruneMethod, L1Method, MagnitudeMethod)
+    kind.config_type: kind
+    for kind in (
+        NeuroPruneMethod,
+        L1Method,
+        MagnitudeMethod,
+        MovementUnits,
+        ProximalGroupMethod,
+        CoFiMethod,
+        DSPMethod,
+    )
 }
 
 

@@ -17,7 +17,14 @@ from neuroprune.core.importance import (
     first_order_per_unit,
     mean_square_per_unit,
 )
-from neuroprune.methods.units import Block, fan_out, kept_units, unit_number, unit_width
+from neuroprune.methods.units import (
+    Block,
+    fan_out,
+    kept_units,
+    unit_number,
+    unit_weights,
+    unit_width,
+)
 from neuroprune.plan import ShrinkPlan
 
 
@@ -167,7 +174,8 @@ def _strength(block: Block, fan_in: list[Tensor], out: Tensor) -> Tensor:
     if not out.numel():
         return out.new_zeros(unit_number(block))
     rows = [m for m in fan_in if m.shape[0] == out.shape[1]]  # shared keys and values have fewer
-    return mean_square_per_unit(rows, out, width)
+    # A sum: the ranking divides by what a unit costs, and a mean would make every head poor.
+    return mean_square_per_unit(rows, out, width) * unit_weights(block)
 
 
 def check_trained(anatomy: Anatomy, optimizer: Optimizer) -> list[str]:

@@ -24,9 +24,9 @@ class MagnitudeMethod(Method[Magnitude]):
     """Remove what is smallest, on a cubic schedule.
 
     "weights": every `every` steps the smallest trained weights of the whole model are masked; a
-    masked weight stays zero. "units": `prune()` removes the heads and neurons of the smallest mean
-    squared weight until the schedule's structural sparsity is reached; every layer keeps one of
-    each.
+    masked weight stays zero. "units": every `every` steps of the ramp, at its end and at `prune()`
+    the heads and neurons of the smallest mean squared weight are removed until the schedule's
+    structural sparsity is reached; every layer keeps one of each.
 
     Args:
         config: target, structure and schedule.
@@ -65,6 +65,12 @@ class MagnitudeMethod(Method[Magnitude]):
         if self.step % self.config.every == 0 or self.step == self.schedule_steps:
             gone = round(self.scheduled() * anatomy.dense_weights)
             self._mask.grow_(anatomy, step_size_of, gone, magnitude)
+
+    def cut_now(self, anatomy: Anatomy) -> ShrinkPlan:
+        """Units that go in the middle of an epoch: every `every` steps of the ramp, at its end."""
+        begin, end = (round(x * self.schedule_steps) for x in (self.config.begin, self.config.end))
+        on_the_way = begin < self.step < end and self.step % self.config.every == 0
+        return self.select(anatomy) if on_the_way or self.step == end else ShrinkPlan()
 
     def select(self, anatomy: Anatomy, budget: float | None = None) -> ShrinkPlan:
         """The units of the smallest mean squared weight, up to the schedule (or `budget`)."""

@@ -16,7 +16,7 @@ from neuroprune.control.schedule import cubic_sparsity, cut_interval
 from neuroprune.methods.goals import Goal, achieved
 from neuroprune.methods.method import Method, StepSizeOf, schedule_length
 from neuroprune.methods.poorest import goals_of, poorest_units
-from neuroprune.methods.units import plan_of
+from neuroprune.methods.units import plan_of, unit_weights
 from neuroprune.plan import ShrinkPlan
 
 BudgetedT = TypeVar("BudgetedT", bound=Budgeted)
@@ -25,7 +25,8 @@ BudgetedT = TypeVar("BudgetedT", bound=Budgeted)
 class RankedUnits(Method[BudgetedT]):
     """The lowest-scored heads and neurons go, until a target is met.
 
-    All units compete in one ranking of score per unit of cost. They are removed physically while
+    All units compete in one ranking of score per unit of cost, so a score is a sum over the unit,
+    or `scores_are_means` says that it is a mean over its weights. They are removed physically while
     training, along the cubic schedule between `begin` and `end`, and the last cut meets the target
     as exactly as the units allow; so rivals are shrunk and timed as target mode is. A subclass
     supplies `scores`, and may push weights in `push_`.
@@ -38,6 +39,7 @@ class RankedUnits(Method[BudgetedT]):
         ConfigError: total_steps is missing.
     """
 
+    scores_are_means: ClassVar = False  # over a unit's weights; the ranking needs sums
     cuts_while_training: ClassVar = True  # False: one cut, at the end of the ramp
     removes_dead_units: ClassVar = False
 
@@ -89,6 +91,8 @@ class RankedUnits(Method[BudgetedT]):
 
     def progress(self) -> float:
         """How far on the way to the target the schedule is, in [0, 1]."""
+        if self.step >= self._end:  # whole steps: the last cut must not fall short by rounding
+            return 1.0
         c = self.config
         return cubic_sparsity(self.step, self.schedule_steps, 1.0, c.begin, c.end)
 
@@ -125,6 +129,8 @@ class RankedUnits(Method[BudgetedT]):
             progress: share of the way to the target.
         """
         scores = {name: s.double().cpu() for name, s in self.scores(anatomy).items()}
+        if self.scores_are_means:  # else the dear units, heads, would all be poor per unit of cost
+            scores = {b.name: scores[b.name] * unit_weights(b) for b in anatomy.blocks()}
         return poorest_units(self.goals, progress, scores, anatomy)
 
     def last_cut(self, anatomy: Anatomy, just_cut: bool) -> ShrinkPlan:

@@ -52,6 +52,17 @@ def unit_number(block: Block) -> int:
     return block.num_kv_heads if isinstance(block, AttentionBlock) else block.d_ff
 
 
+def unit_weights(block: Block) -> int:
+    """Weights that one unit has, in and out: what turns a mean over them into a sum.
+
+    Args:
+        block: the block.
+    """
+    if isinstance(block, MLPBlock):
+        return block.weights_per_neuron
+    return block.weights_per_head * heads_per_unit(block)
+
+
 def plan_of(anatomy: Anatomy, gone: Mapping[str, Tensor]) -> ShrinkPlan:
     """The plan that removes the marked units.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,25 +23,46 @@ class Spread:
     Args:
         mean: arithmetic mean.
         sd: sample standard deviation; None for one value.
+        count: how many values.
     """
 
     mean: float
     sd: float | None
+    count: int = 1
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
         """Mean and standard deviation of at least one value."""
-        return cls(statistics.fmean(values), statistics.stdev(values) if values[1:] else None)
+        sd = statistics.stdev(values) if values[1:] else None
+        return cls(statistics.fmean(values), sd, len(values))
+
+    @property
+    def standard_error(self) -> float | None:
+        """Standard error of the mean, sd / sqrt(count); None for one value."""
+        return None if self.sd is None else self.sd / math.sqrt(self.count)
 
     def times(self, factor: float) -> Spread:
         """The same in another unit."""
-        return Spread(self.mean * factor, None if self.sd is None else self.sd * factor)
+        return Spread(self.mean * factor, None if self.sd is None else self.sd * factor, self.count)
 
     def text(self, digits: int, scale: float = 1.0) -> str:
         """`mean ± sd`, both times `scale`, with `digits` decimals."""
-        scaled = self.times(scale)
-        mean = f"{scaled.mean:.{digits}f}"
-        return mean if scaled.sd is None else f"{mean} ± {scaled.sd:.{digits}f}"
+        return _plus_minus(self.mean, self.sd, f".{digits}f", scale)
+
+    def text_of_mean(self, digits: int, scale: float = 1.0, sign: str = "") -> str:
+        """`mean ± standard error of the mean`, both times `scale`, with `digits` decimals.
+
+        Args:
+            digits: decimals.
+            scale: factor of both.
+            sign: "+" writes the sign of a positive mean, too.
+        """
+        return _plus_minus(self.mean, self.standard_error, f".{digits}f", scale, sign)
+
+
+def _plus_minus(mean: float, width: float | None, form: str, scale: float, sign: str = "") -> str:
+    text = f"{mean * scale:{sign}{form}}"
+    return text if width is None else f"{text} ± {width * scale:{form}}"
 
 
 def number_of(record: RunRecord, section: str, side: str, *keys: str) -> float | None:
@@ -108,11 +130,18 @@ def quality_kept(record: RunRecord, metric: str) -> float | None:
     return pruned / dense
 
 
-def has_target(record: RunRecord) -> bool:
-    """Whether the run asked for a size, a speed or a number of heads.
+def difference_to_dense(record: RunRecord, metric: str) -> float | None:
+    """Quality of the pruned model minus the dense model's of the same seed.
+
+    The mean of these over seeds has a smaller standard error than a difference of means, since
+    both models of a seed share their start, their data and its order.
 
     Args:
-        record: the record.
+        record: the record, which holds both.
+        metric: name of the metric.
+
+    Returns:
+        The difference in the metric's own unit, or None where one of the two is missing.
     """
-    method = record.config.get("method", {})
-    return method.get("name") == "neuroprune" and method.get("target") is not None
+    dense, pruned = (number_of(record, "metrics", side, metric) for side in ("dense", "pruned"))
+    return None if dense is None or pruned is None else pruned - dense

@@ -1,0 +1,188 @@
+"""What stands below a table: seeds, machine, what is not there, and how to make a row again."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+from neuroprune.bench.matrix import is_matrix, plan, read_toml
+from neuroprune.bench.status import Cell, cells_of
+from neuroprune.bench.suite import CONFIG_NAME, FAILURE_SUFFIX, State
+from neuroprune.record import RunRecord
+from neuroprune.report.numbers import IN_PERCENT
+
+_AGAIN = "again"  # where the caption's command writes: beside the committed record it would skip
+_USAGE = re.compile(r"^Usage: (?P<command>.+)$", re.MULTILINE)
+
+
+def caption(results: Path, name: str, groups: Mapping[str, Sequence[RunRecord]], label: str) -> str:
+    """The caption of the table of an experiment folder or a matrix.
+
+    Args:
+        results: folder of the records; `experiments/` and `matrices/` are looked for beside it.
+        name: experiment folder inside it.
+        groups: its records, by setting, in the order of the rows.
+        label: the results folder as a reader of the document sees it.
+    """
+    records = [record for group in groups.values() for record in group]
+    sources = sources_of(results, name)
+    parts = [_seeds(records), f"{machines(records)}.", _shares(records), _pairs(records)]
+    parts.append(_unfinished(results, name, groups, sources))
+    parts.append(_again(results, name, groups, label, sources))
+    return " ".join(part for part in parts if part)
+
+
+def measurement_caption(results: Path, name: str, records: Iterable[RunRecord], label: str) -> str:
+    """The caption of a measurement without training, whose script stands beside the results.
+
+    Args:
+        results: folder of the records.
+        name: folder of the measurement; its script is `<name>.py`.
+        records: its records.
+        label: the results folder as a reader of the document sees it.
+    """
+    script = results.parent / f"{name}.py"
+    found = _USAGE.search(script.read_text(encoding="utf-8")) if script.is_file() else None
+    again = f" Again: `{found['command']}`." if found else ""
+    return f"{machines(records)}.{again}"
+
+
+def sources_of(results: Path, name: str) -> list[Path]:
+    """The matrix files and the experiment folder that the records of `name` are made from.
+
+    Args:
+        results: folder of the records; `experiments/` and `matrices/` are looked for beside it.
+        name: experiment folder inside it.
+
+    Raises:
+        ConfigError: a matrix beside the results is not TOML.
+    """
+    folder = results.parent / "experiments" / name
+    files = sorted((results.parent / "matrices").rglob("*.toml"))
+    matrices = [file for file in files if is_matrix(file) and read_toml(file).get("name") == name]
+    return matrices + ([folder] if any(folder.rglob(CONFIG_NAME)) else [])
+
+
+def machines(records: Iterable[RunRecord]) -> str:
+    """Processor or device, threads and versions of records, each once.
+
+    Args:
+        records: any.
+    """
+    lines: dict[str, None] = {}  # in order, each once
+    for record in records:
+        env = record.environment
+        packages = env.get("packages", {})
+        versions = ", ".join(
+            f"{name} {packages[name]}"
+            for name in ("neuroprune", "torch", "transformers")
+            if name in packages
+        )
+        threads = env.get("threads")
+        count = f"{threads} thread{'' if threads == 1 else 's'}" if threads else "threads not set"
+        machine = f"{env.get('device') or env.get('processor', 'unknown machine')}, {count}"
+        lines[f"{machine}; {versions}" if versions else machine] = None
+    return "; and ".join(lines)
+
+
+def _seeds(records: Sequence[RunRecord]) -> str:
+    seeds = sorted({record.seed for record in records})
+    spread = "Mean ± sd over seeds" if len(seeds) > 1 else "One run, seed"
+    return f"{spread} {', '.join(map(str, seeds))}."
+
+
+def _shares(records: Sequence[RunRecord]) -> str:
+    counts = {r.sizes.get("dense", {}).get("dense_weights") for r in records} - {None}
+    what = " or ".join(f"{count / 1e6:.2f}M" for count in sorted(counts))
+    return (
+        f"Both sparsities are shares of the dense model's {what} weights of q, k, v, o, up, gate "
+        "and down."
+        if what
+        else ""
+    )
+
+
+def _pairs(records: Sequence[RunRecord]) -> str:
+    metric = next(iter(records[0].metrics.get("names", ())), None)
+    if metric is None:
+        return ""
+    what = "Difference and quality kept" if metric in IN_PERCENT else "Quality kept"
+    many = len({record.seed for record in records}) > 1
+    error = ", mean ± standard error over these pairs" if many else ""
+    return f"{what}: {metric} against the dense run of the same seed{error}."
+
+
+def _unfinished(
+    results: Path, name: str, groups: Mapping[str, Sequence[RunRecord]], sources: Sequence[Path]
+) -> str:
+    """Which rows have fewer seeds than wanted, or none, and which are not what their file says."""
+    cells = cells_of(plan(sources, results).jobs) if sources else _cells_of(results / name, groups)
+    lacking = [_lack(cell) for cell in cells if len(cell.of(State.DONE)) < len(cell.seeds)]
+    known = {_row(cell) for cell in cells}
+    foreign = [key for key in groups if key not in known]
+    parts = [f"Unfinished: {'; '.join(lacking)}."] if lacking else []
+    if foreign:
+        parts.append(f"In no experiment or matrix: {', '.join(foreign)}.")
+    return " ".join(parts)
+
+
+def _row(cell: Cell) -> str:
+    return cell.name.partition("/")[2]
+
+
+def _lack(cell: Cell) -> str:
+    """Such as "l1-95 has 1 of 3 seeds (2 stale; 3 failed: the loss became nan)"."""
+    reasons = [f"{seed} {reason.splitlines()[0]}" for seed, reason in cell.reasons.items()]
+    done = len(cell.of(State.DONE)) or "none"
+    why = f" ({'; '.join(reasons)})" if reasons else ""
+    return f"{_row(cell)} has {done} of {len(cell.seeds)} seeds{why}"
+
+
+def _cells_of(folder: Path, groups: Mapping[str, Sequence[RunRecord]]) -> list[Cell]:
+    """What there is where no file says what is wanted: every row the seeds that any row has."""
+    wanted = sorted({record.seed for group in groups.values() for record in group})
+    failed = {
+        (file.parent.relative_to(folder).as_posix(), file.name.partition(".")[0]): file
+        for file in sorted(folder.rglob(f"*{FAILURE_SUFFIX}"))
+    }
+    cells = []
+    for key in dict.fromkeys([*groups, *(key for key, _ in failed)]):
+        done = {record.seed for record in groups.get(key, ())}
+        seeds: dict[int, tuple[State, str]] = {}
+        for seed in wanted:
+            failure = failed.get((key, f"seed-{seed}"))
+            if seed in done:
+                seeds[seed] = (State.DONE, "")
+            elif failure is not None:
+                seeds[seed] = (State.FAILED, failure.read_text(encoding="utf-8").strip())
+            else:
+                seeds[seed] = (State.MISSING, "")
+        cells.append(Cell(f"{folder.name}/{key}", seeds))
+    return cells
+
+
+def _again(
+    results: Path,
+    name: str,
+    groups: Mapping[str, Sequence[RunRecord]],
+    label: str,
+    sources: Sequence[Path],
+) -> str:
+    """The command for one row, typed in the folder that holds both document and records."""
+    key, group = next(iter(groups.items()))
+    record = group[0]
+    data = " --data-dir DATA" if record.config.get("task", {}).get("files") else ""
+    # The label is relative to the document: without the way up, it is relative to that folder.
+    seen = PurePosixPath(re.sub(r"^(\.\./)+", "", label))
+    if not sources:
+        file = seen / name / key / f"seed-{record.seed}.json"
+        return (
+            f"One row again: `neuroprune train --config {file}{data} --out {_AGAIN}`; the others "
+            "by their own records."
+        )
+    source = seen.parent / sources[0].relative_to(results.parent).as_posix()
+    return (
+        f"One row again: `neuroprune bench run {source} --only '{name}/{key}' --seed "
+        f"{record.seed}{data} --out {_AGAIN}`; the others by their name after the `/`."
+    )

@@ -1,0 +1,387 @@
+"""Learnt gates on heads and neurons: where they act, what trains them, when they are fixed."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from neuroprune.anatomy import Anatomy
+from neuroprune.anatomy.inputs import device_of
+from neuroprune.config import DSP, CoFi, ConfigError
+from neuroprune.core.importance import first_order_per_unit
+from neuroprune.methods.method import Method, StepSizeOf, schedule_length
+from neuroprune.methods.units import Block, fan_out, plan_of, unit_number, unit_width
+from neuroprune.plan import ShrinkPlan
+
+GatedT = TypeVar("GatedT", bound=CoFi | DSP)
+JITTER = 0.01  # spread of the logits at the start, so that there are no ties
+
+
+class GateHooks:
+    """Multiplies units by gates, in front of the layer that reads them.
+
+    A gate stands on every head (group of heads that share keys and values) and neuron. It acts on
+    the input of the output layer, whatever computed it. In training mode the sampled gates act and
+    gather gradients, over all forward passes of a step; in eval mode the fixed ones act.
+    """
+
+    def __init__(self) -> None:
+        self._hooks: list[Any] = []
+        self._blocks: tuple[Block, ...] = ()
+        self._sampled: dict[str, Tensor] = {}
+        self._fixed: dict[str, Tensor] = {}
+
+    @property
+    def attached(self) -> bool:
+        """Whether the gates act."""
+        return bool(self._hooks)
+
+    def set_(self, blocks: Sequence[Block], sampled: Tensor, fixed: Tensor) -> None:
+        """Let these gates act from now on; gradients gathered before are dropped.
+
+        Args:
+            blocks: blocks with units.
+            sampled: gates of training mode, block after block, shape (units,).
+            fixed: gates of eval mode, likewise.
+        """
+        self._blocks = tuple(blocks)
+        sizes = [unit_number(b) for b in blocks]
+        # Leaves of their own: every micro-batch runs its own backward, which must end here.
+        for block, own, other in zip(blocks, sampled.split(sizes), fixed.split(sizes), strict=True):
+            self._sampled[block.name] = own.detach().clone().requires_grad_()
+            self._fixed[block.name] = other.detach().clone()
+        if not self._hooks:
+            for block in blocks:
+                hook = partial(self._multiply, block.name, unit_width(block))
+                self._hooks.append(fan_out(block).register_forward_pre_hook(hook))
+
+    def detach(self) -> None:
+        """Take the gates away."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+
+    def _multiply(
+        self, name: str, width: int, layer: nn.Module, args: tuple[Any, ...]
+    ) -> tuple[Any, ...]:
+        x: Tensor = args[0]
+        gate = (self._sampled if layer.training else self._fixed)[name].to(x.device)
+        if width > 1:
+            gate = gate.repeat_interleave(width)
+        return ((x * gate).to(x.dtype), *args[1:])  # multiplied in the wider type of the two
+
+    def gradient(self) -> Tensor:
+        """Gradient of the task loss with respect to the sampled gates, shape (units,).
+
+        Raises:
+            ConfigError: no forward pass in training mode went through a gate.
+        """
+        if all(g.grad is None for g in self._sampled.values()):
+            raise ConfigError(
+                "the gates had no say in this step: no gradient came through them. Train in "
+                "training mode: call model.train() before the forward pass."
+            )
+        gates = (self._sampled[b.name] for b in self._blocks)
+        return torch.cat([torch.zeros_like(g) if g.grad is None else g.grad for g in gates])
+
+    @torch.no_grad()
+    def carried_scale(self) -> float:
+        """By how much the gates' gradients are larger than what the weights' have become.
+
+            sum_j w_uj dL/dw_uj = z_u dL/dz_u,   j over the outgoing weights of unit u
+
+        holds after the backward pass. What was done to the weights' gradients since then, by a
+        gradient scaler that divides by its scale or by clipping, has to be done to the gates', too.
+
+        Returns:
+            The ratio of the norms of both sides, >= 1; 1 where it cannot be told.
+        """
+        ours = theirs = torch.zeros(())
+        for block in self._blocks:
+            gate, weight = self._sampled[block.name], fan_out(block).weight
+            if gate.grad is not None and weight.grad is not None:
+                ours = ours.to(gate.device) + (gate * gate.grad).square().sum()
+                score = first_order_per_unit(weight, weight.grad, unit_width(block))
+                theirs = theirs.to(score.device) + score.sum()
+        squared = float(ours) / float(theirs) if float(theirs) > 0 else 1.0
+        return squared**0.5 if 1.0 < squared < float("inf") else 1.0
+
+
+@torch.no_grad()
+def fold_(blocks: Sequence[Block], gates: Tensor) -> None:
+    """Write gates into the weights that read the units: their columns are multiplied.
+
+    Args:
+        blocks: blocks with units.
+        gates: block after block, shape (units,).
+    """
+    parts = gates.split([unit_number(b) for b in blocks])
+    for block, gate in zip(blocks, parts, strict=True):
+        weight = fan_out(block).weight
+        weight.mul_(gate.to(weight.device, weight.dtype).repeat_interleave(unit_width(block)))
+
+
+class GateOptimizer:
+    """Adam for the few numbers that gates are; the user's optimizer knows nothing of them.
+
+    Args:
+        learning_rate: of all of them.
+        descending: what goes down the gradient.
+        ascending: what goes up.
+    """
+
+    def __init__(
+        self, learning_rate: float, descending: Sequence[Tensor], ascending: Sequence[Tensor] = ()
+    ) -> None:
+        groups: list[dict[str, Any]] = [{"params": list(descending)}]
+        if ascending:
+            groups.append({"params": list(ascending), "maximize": True})
+        self._adam = torch.optim.Adam(groups, lr=learning_rate)
+        self._parameters = [*descending, *ascending]
+
+    def step_(self, gradients: Sequence[Tensor]) -> None:
+        """One step.
+
+        Args:
+            gradients: of the descending, then of the ascending.
+        """
+        for parameter, gradient in zip(self._parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self._adam.step()
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """JSON-ready: values and moments of every parameter."""
+        out = []
+        for parameter in self._parameters:
+            moments = self._adam.state.get(parameter, {})
+            saved = {name: value.tolist() for name, value in moments.items()}
+            out.append({"value": parameter.tolist(), "moments": saved})
+        return out
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Sequence[Mapping[str, Any]]) -> None:
+        """Read what `state_dict` wrote.
+
+        Args:
+            state: the state.
+
+        Raises:
+            ConfigError: it is of a model with other units.
+        """
+        for parameter, saved in zip(self._parameters, state, strict=True):
+            value = torch.tensor(saved["value"], dtype=parameter.dtype)
+            if value.shape != parameter.shape:
+                raise ConfigError(
+                    f"the saved state has {value.numel()} gates and this model {parameter.numel()}."
+                    " Load it into the model it was saved with."
+                )
+            parameter.copy_(value)
+            moments = {n: torch.tensor(v, dtype=torch.float32) for n, v in saved["moments"].items()}
+            self._adam.state[parameter] = {
+                n: v if n == "step" else v.to(parameter.device) for n, v in moments.items()
+            }
+
+
+def noise(seed: int, index: int) -> torch.Generator:
+    """A source of noise that is a function of its two numbers, so that a run can be resumed.
+
+    Args:
+        seed: of the run.
+        index: 0 for the start, n + 1 for the step after n steps.
+    """
+    return torch.Generator().manual_seed((seed * 1_000_003 + index) % 2**63)
+
+
+class GatedMethod(Method[GatedT]):
+    """Gates learn between `begin` and `end` of the training; then they are fixed, in one cut.
+
+    Before `begin` no gate acts. From then on gates are drawn anew after every optimizer step. A
+    subclass says what gates there are, how they are drawn, and who goes.
+
+    Args:
+        config: with begin, end and gate_learning_rate.
+        total_steps: optimizer steps of the whole training; needed.
+
+    Raises:
+        ConfigError: total_steps is missing.
+    """
+
+    removes_dead_units: ClassVar = False
+
+    def __init__(self, config: GatedT, total_steps: int | None = None) -> None:
+        super().__init__(config, total_steps)
+        why = f"{type(config).__name__} learns its gates in a part of the training and"
+        self.schedule_steps = schedule_length(total_steps, why)
+        self.step = 0
+        self.done = False
+        self.seed = 0
+        self.blocks: tuple[Block, ...] = ()
+        self.hooks = GateHooks()
+        self.logits = torch.zeros(0)
+        self.optimizer: GateOptimizer | None = None
+        self._drawn = torch.zeros(0)  # with the graph back to the logits
+        self._gradient: Tensor | None = None
+
+    @abstractmethod
+    def prepare_(self, anatomy: Anatomy) -> GateOptimizer:
+        """Check the target, make `self.logits`, and what trains them.
+
+        Args:
+            anatomy: the model's blocks.
+        """
+
+    @abstractmethod
+    def gated(self, anatomy: Anatomy) -> tuple[Block, ...]:
+        """The blocks whose units have gates.
+
+        Args:
+            anatomy: the model's blocks.
+        """
+
+    @abstractmethod
+    def draw(self, uniform: Tensor) -> Tensor:
+        """Gates of the units for one step, shape (units,), differentiable in the logits.
+
+        Args:
+            uniform: noise in [0, 1), one for each logit.
+        """
+
+    @abstractmethod
+    def fixed(self) -> Tensor:
+        """Gates of the units without noise, shape (units,)."""
+
+    @abstractmethod
+    def learn_(self, optimizer: GateOptimizer, drawn: Tensor, gradient: Tensor) -> None:
+        """One step of the gates.
+
+        Args:
+            optimizer: what `prepare_` made.
+            drawn: what `draw` returned for this step.
+            gradient: of the task loss with respect to it.
+        """
+
+    @abstractmethod
+    def chosen(self, anatomy: Anatomy) -> dict[str, Tensor]:
+        """Masks of the units that go at the cut.
+
+        Args:
+            anatomy: the model's blocks.
+        """
+
+    def setup(self, anatomy: Anatomy, optimizer: Optimizer) -> None:
+        """Refuse what cannot be reached; no gate acts before `begin`."""
+        self.blocks = tuple(b for b in self.gated(anatomy) if unit_number(b))
+        self.seed = torch.initial_seed() % 2**31
+        self.optimizer = self.prepare_(anatomy)
+        self.done = not self.blocks
+        self._draw_()
+
+    def initial(self, number: int, mean: float, anatomy: Anatomy) -> Tensor:
+        """Logits to begin with, on the model's device.
+
+        Args:
+            number: how many.
+            mean: their mean.
+            anatomy: the model's blocks.
+        """
+        start = mean + JITTER * torch.randn(number, generator=noise(self.seed, 0))
+        return start.to(device_of(anatomy.model)).requires_grad_()
+
+    @property
+    def _begin(self) -> int:
+        return round(self.config.begin * self.schedule_steps)
+
+    @property
+    def _end(self) -> int:
+        return round(self.config.end * self.schedule_steps)
+
+    @property
+    def learning(self) -> bool:
+        """Whether gates act in the step to come."""
+        return not self.done and self._begin <= self.step < self._end
+
+    @torch.enable_grad()
+    def _draw_(self) -> None:
+        if self.learning:
+            generator = noise(self.seed, self.step + 1)
+            uniform = torch.rand(len(self.logits), generator=generator)
+            self._drawn = self.draw(uniform.to(self.logits.device))
+            with torch.no_grad():
+                self.hooks.set_(self.blocks, self._drawn, self.fixed())
+
+    def add_penalty_grad_(self, anatomy: Anatomy, scale: float) -> None:
+        """Take the gradient of the gates; that of the weights is left alone."""
+        if self.learning:
+            gradient = self.hooks.gradient() / (scale * self.hooks.carried_scale())
+            # A gradient scaler skips steps that overflow; what they left here is dropped.
+            self._gradient = gradient if bool(gradient.isfinite().all()) else None
+
+    def prox_(self, anatomy: Anatomy, step_size_of: StepSizeOf) -> None:
+        """Count the step, let the gates learn, and draw the next."""
+        if self.learning and self.optimizer is not None and self._gradient is not None:
+            with torch.enable_grad():
+                self.learn_(self.optimizer, self._drawn, self._gradient)
+        self._gradient = None
+        self.step += 1
+        self._draw_()
+
+    def select(self, anatomy: Anatomy, budget: float | None = None) -> ShrinkPlan:
+        """Nothing: there is one cut, at `end`.
+
+        Args:
+            anatomy: the model's blocks.
+            budget: cannot be asked for.
+
+        Raises:
+            ConfigError: a budget is given.
+        """
+        if budget is not None:
+            raise ConfigError(
+                f"{type(self.config).__name__} makes one cut, at the end of its schedule; expected "
+                f"no budget, got {budget!r}. Set the target in the configuration."
+            )
+        return ShrinkPlan()
+
+    def cut_now(self, anatomy: Anatomy) -> ShrinkPlan:
+        """The one cut, at `end`."""
+        return self._fix_(anatomy) if self.step == self._end else ShrinkPlan()
+
+    def last_cut(self, anatomy: Anatomy, just_cut: bool) -> ShrinkPlan:
+        """The one cut, where training stops before `end`."""
+        return self._fix_(anatomy)
+
+    @torch.no_grad()
+    def _fix_(self, anatomy: Anatomy) -> ShrinkPlan:
+        """Who goes; from now on the gates are in the weights, and nothing acts in the forward."""
+        if self.done:
+            return ShrinkPlan()
+        plan = plan_of(anatomy, self.chosen(anatomy))
+        if self.hooks.attached:
+            fold_(self.blocks, self.fixed())
+        self.hooks.detach()
+        self.done = True
+        return plan
+
+    def teardown(self) -> None:
+        """Take the gates away."""
+        self.hooks.detach()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Step, seed, logits and their moments; after the cut there are no gates to keep."""
+        gates = [] if self.optimizer is None or self.done else self.optimizer.state_dict()
+        return {"step": self.step, "seed": self.seed, "done": self.done, "gates": gates}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue at the saved step, with the noise the run would have had."""
+        self.step, self.seed = int(state["step"]), int(state["seed"])
+        self.done = bool(state["done"])
+        self.hooks.detach()
+        if self.optimizer is not None and not self.done:
+            self.optimizer.load_state_dict(state["gates"])
+        self._draw_()
