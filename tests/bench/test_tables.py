@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from neuroprune.bench.config import RunConfig
 from neuroprune.bench.tables import TableError, render, render_file, stale_tables
 from neuroprune.record import RecordError, RunRecord
 
@@ -178,3 +179,28 @@ def test_a_damaged_record_is_named(results: Path) -> None:
     path.write_text(path.read_text()[:40])
     with pytest.raises(RecordError, match=r"seed-1\.json"):
         render(MARKED, results)
+
+
+def test_rows_that_lack_seeds_are_named(tmp_path: Path) -> None:
+    """In the layout of a project: experiments beside results."""
+    config = """
+[model]
+source = "some/model"
+[task]
+kind = "classification"
+name = "sst2"
+files = { train = "train.jsonl", validation = "dev.jsonl" }
+"""
+    for name in ("done", "begun", "waiting"):
+        path = tmp_path / "experiments" / "sst2" / name / "config.toml"
+        path.parent.mkdir(parents=True)
+        path.write_text(f"seeds = [1, 2]\n{config}")
+        for seed in {"done": (1, 2), "begun": (1,), "waiting": ()}[name]:
+            made = RunConfig.load(path).with_seed(seed).to_dict()
+            _record(seed, 0.8, config=made).save(
+                tmp_path / "results" / "sst2" / name / f"seed-{seed}.json"
+            )
+    text = render(MARKED, tmp_path / "results")
+    assert "begun has 1 of 2 seeds" in text
+    assert "Not run yet: waiting." in text
+    assert "done has" not in text

@@ -118,10 +118,14 @@ def _unfinished(
 ) -> str:
     """Which rows have fewer seeds than wanted, or none, and which are not what their file says."""
     cells = cells_of(plan(sources, results).jobs) if sources else _cells_of(results / name, groups)
-    lacking = [_lack(cell) for cell in cells if len(cell.of(State.DONE)) < len(cell.seeds)]
+    short = [cell for cell in cells if not cell.complete]
+    untouched = [_row(cell) for cell in short if len(cell.of(State.MISSING)) == len(cell.seeds)]
+    lacking = [_lack(cell) for cell in short if _row(cell) not in untouched]
     known = {_row(cell) for cell in cells}
     foreign = [key for key in groups if key not in known]
     parts = [f"Unfinished: {'; '.join(lacking)}."] if lacking else []
+    if untouched:
+        parts.append(f"Not run yet: {', '.join(untouched)}.")
     if foreign:
         parts.append(f"In no experiment or matrix: {', '.join(foreign)}.")
     return " ".join(parts)
