@@ -295,7 +295,7 @@ class RunConfig(Config):
             ConfigError: a table or setting is unknown (with the closest name), missing, or
                 outside its range.
         """
-        _known(data, [*_TABLES, "method", "seeds"], where, "table")
+        check_known(data, [*_TABLES, "method", "seeds"], where, "table")
         missing = [name for name in ("model", "task") if name not in data]
         if missing:
             raise ConfigError(f"{where}: the table [{missing[0]}] is missing.")
@@ -353,7 +353,8 @@ def _digest(data: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
 
 
-def _known(data: Any, names: Iterable[str], where: str, what: str) -> None:
+def check_known(data: Any, names: Iterable[str], where: str, what: str) -> None:
+    """Refuse what is no table, and a key that is not among `names`, with the closest that is."""
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where} must be a table, got {data!r}.")
     names = sorted(names)
@@ -366,7 +367,7 @@ def _known(data: Any, names: Iterable[str], where: str, what: str) -> None:
 
 def _read(kind: type[_Table], data: Any, where: str) -> _Table:
     fields = dataclasses.fields(kind)
-    _known(data, (f.name for f in fields), where, "setting")
+    check_known(data, (f.name for f in fields), where, "setting")
     for entry in fields:
         required = (
             entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from neuroprune.bench.config import RunConfig, _known
+from neuroprune.bench.config import RunConfig, check_known
 from neuroprune.bench.suite import Job, find_configs, is_config, job_name, jobs_of
 from neuroprune.config import (
     METHODS,
@@ -105,7 +105,7 @@ class Matrix:
             ConfigError: a table or setting is unknown (with the closest name), missing, or outside
                 its range; or two cells have one label.
         """
-        _known(data, ["name", "seeds", *_SHARED, "methods"], where, "entry")
+        check_known(data, ["name", "seeds", *_SHARED, "methods"], where, "entry")
         for name in ("name", "methods"):
             if not data.get(name):
                 raise ConfigError(f"{where}: a matrix needs {name!r}, which is missing or empty.")
@@ -148,7 +148,7 @@ def _cells(
     kind = METHODS.get(str(table.get("name")))
     if kind is not None:
         settings = (field.name for field in dataclasses.fields(kind))
-        _known(table, [*_OF_A_METHOD, *settings], where, "setting")
+        check_known(table, [*_OF_A_METHOD, *settings], where, "setting")
     own = {key: value for key, value in table.items() if key not in _OF_A_METHOD[1:]}
     seeds = table.get("seeds", seeds)
     for suffix, chosen in _variants(table, where):

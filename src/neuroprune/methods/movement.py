@@ -113,10 +113,6 @@ class MovementUnits(RankedUnits[Movement]):
         super().setup(anatomy, optimizer)
         self._optimizer = optimizer
 
-    def progress(self) -> float:
-        """How far on the way to the target the schedule is; all of it at the ramp's last step."""
-        return 1.0 if self.step >= self._end else super().progress()
-
     def scores(self, anatomy: Anatomy) -> Mapping[str, Tensor]:
         """Movement of every unit so far."""
         return {b.name: self._of(b) for b in anatomy.blocks()}
