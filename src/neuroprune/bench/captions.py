@@ -10,7 +10,7 @@ from neuroprune.bench.matrix import is_matrix, plan, read_toml
 from neuroprune.bench.status import Cell, cells_of
 from neuroprune.bench.suite import CONFIG_NAME, FAILURE_SUFFIX, State
 from neuroprune.record import RunRecord
-from neuroprune.report.numbers import IN_PERCENT
+from neuroprune.report.numbers import IN_PERCENT, machines
 
 _AGAIN = "again"  # where the caption's command writes: beside the committed record it would skip
 _USAGE = re.compile(r"^Usage: (?P<command>.+)$", re.MULTILINE)
@@ -28,7 +28,7 @@ def caption(results: Path, name: str, groups: Mapping[str, Sequence[RunRecord]],
     records = [record for group in groups.values() for record in group]
     sources = sources_of(results, name)
     parts = [_seeds(records), f"{machines(records)}.", _shares(records), _pairs(records)]
-    parts.append(_unfinished(results, name, groups, sources))
+    parts.append(unfinished(results, name, groups))
     parts.append(_again(results, name, groups, label, sources))
     return " ".join(part for part in parts if part)
 
@@ -64,28 +64,6 @@ def sources_of(results: Path, name: str) -> list[Path]:
     return matrices + ([folder] if any(folder.rglob(CONFIG_NAME)) else [])
 
 
-def machines(records: Iterable[RunRecord]) -> str:
-    """Processor or device, threads and versions of records, each once.
-
-    Args:
-        records: any.
-    """
-    lines: dict[str, None] = {}  # in order, each once
-    for record in records:
-        env = record.environment
-        packages = env.get("packages", {})
-        versions = ", ".join(
-            f"{name} {packages[name]}"
-            for name in ("neuroprune", "torch", "transformers")
-            if name in packages
-        )
-        threads = env.get("threads")
-        count = f"{threads} thread{'' if threads == 1 else 's'}" if threads else "threads not set"
-        machine = f"{env.get('device') or env.get('processor', 'unknown machine')}, {count}"
-        lines[f"{machine}; {versions}" if versions else machine] = None
-    return "; and ".join(lines)
-
-
 def _seeds(records: Sequence[RunRecord]) -> str:
     seeds = sorted({record.seed for record in records})
     spread = "Mean ± sd over seeds" if len(seeds) > 1 else "One run, seed"
@@ -113,10 +91,21 @@ def _pairs(records: Sequence[RunRecord]) -> str:
     return f"{what}: {metric} against the dense run of the same seed{error}."
 
 
-def _unfinished(
-    results: Path, name: str, groups: Mapping[str, Sequence[RunRecord]], sources: Sequence[Path]
-) -> str:
-    """Which rows have fewer seeds than wanted, or none, and which are not what their file says."""
+def unfinished(results: Path, name: str, groups: Mapping[str, Sequence[RunRecord]]) -> str:
+    """Which rows have fewer seeds than wanted, or none, and which are not what their file says.
+
+    Args:
+        results: folder of the records; `experiments/` and `matrices/` are looked for beside it.
+        name: experiment folder inside it.
+        groups: its records, by setting.
+
+    Returns:
+        Sentences; empty where all is there.
+
+    Raises:
+        ConfigError: a matrix or experiment beside the results is wrong.
+    """
+    sources = sources_of(results, name)
     cells = cells_of(plan(sources, results).jobs) if sources else _cells_of(results / name, groups)
     short = [cell for cell in cells if not cell.complete]
     untouched = [_row(cell) for cell in short if len(cell.of(State.MISSING)) == len(cell.seeds)]

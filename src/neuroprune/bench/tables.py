@@ -8,21 +8,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from neuroprune.bench.captions import caption, measurement_caption
 from neuroprune.bench.suite import differences
 from neuroprune.record import RunRecord, write_text_atomic
-from neuroprune.report.numbers import (
-    IN_PERCENT,
-    dense_runs,
-    difference_to_dense,
-    quality_kept,
-    side_spread,
-    spread_of,
-)
+from neuroprune.report.rows import experiment_rows, in_order
 
 _OF_THE_DENSE_RUN = ("model", "task", "training")
 _MARKER = re.compile(
@@ -85,20 +78,6 @@ def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _metric(records: Sequence[RunRecord], side: str, name: str) -> str:
-    spread = side_spread(records, "metrics", side, name)
-    if spread is None:
-        return "-"
-    return spread.text(1, 100.0) if name in IN_PERCENT else spread.text(2)
-
-
-def _cell(
-    records: Sequence[RunRecord], section: str, side: str, keys: Sequence[str], scale: float, n: int
-) -> str:
-    spread = side_spread(records, section, side, *keys)
-    return "-" if spread is None else spread.text(n, scale)
-
-
 def experiment_table(results: Path, name: str, label: str | None = None) -> str:
     """The table of one experiment folder: a dense row, then one row per method and setting.
 
@@ -112,75 +91,10 @@ def experiment_table(results: Path, name: str, label: str | None = None) -> str:
         name: experiment folder inside it.
         label: the results folder as a reader sees it; defaults to `results`.
     """
-    groups = load_records(results, name)
-    groups = {key: groups[key] for key in sorted(groups, key=lambda key: _order(key, groups[key]))}
-    records = [record for group in groups.values() for record in group]
-    metrics = list(records[0].metrics.get("names", ()))
-    batches = sorted({int(b) for r in records for b in r.speeds.get("dense", {})})
-    rows = [_row("dense", dense_runs(records), "dense", metrics, batches)]
-    rows += [_row(key, group, "pruned", metrics, batches) for key, group in groups.items()]
-    header = ["run", *(f"{m} (%)" if m in IN_PERCENT else m for m in metrics)]
-    header += ["weight sparsity (%)", "structural sparsity (%)", "parameters (M)", "disk (MB)"]
-    header += [f"speed, batch {b} (x dense)" for b in batches]
-    for title, cells in _pairs(metrics, groups):
-        header.append(title)
-        for row, cell in zip(rows, cells, strict=True):
-            row.append(cell)
+    groups = in_order(load_records(results, name))
+    header, rows = experiment_rows(groups)
     said = caption(results, name, groups, label or results.as_posix())
     return f"{_markdown(header, rows)}\n\n{said}"
-
-
-def _order(key: str, records: Sequence[RunRecord]) -> tuple[str, float, float, str]:
-    """By method, which is the key without its last number, then by what was reached."""
-    sizes = [
-        side_spread(records, "sizes", "pruned", f"{kind}_sparsity")
-        for kind in ("structural", "weight")
-    ]
-    structural, weight = (0.0 if size is None else round(size.mean, 3) for size in sizes)
-    return re.sub(r"-?[\d.]+$", "", key), structural, weight, key
-
-
-def _pairs(
-    metrics: Sequence[str], groups: Mapping[str, Sequence[RunRecord]]
-) -> list[tuple[str, list[str]]]:
-    """The columns that compare each record with its own dense run: a ratio of means would not."""
-    columns: list[tuple[str, list[str]]] = []
-    for metric in metrics[:1]:
-        changes = [
-            spread_of([difference_to_dense(record, metric) for record in group])
-            for group in groups.values()
-        ]
-        kept = [
-            spread_of([quality_kept(record, metric) for record in group])
-            for group in groups.values()
-        ]
-        if metric in IN_PERCENT:
-            cells = ["-" if c is None else c.text_of_mean(1, 100.0, "+") for c in changes]
-            columns.append(("difference to dense (points)", ["0", *cells]))
-        cells = ["-" if k is None else k.text_of_mean(1, 100.0) for k in kept]
-        columns.append(("quality kept (% of dense)", ["100", *cells]))
-    return columns
-
-
-def _row(
-    title: str,
-    records: Sequence[RunRecord],
-    side: str,
-    metrics: Sequence[str],
-    batches: Sequence[int],
-) -> list[str]:
-    row = [title, *(_metric(records, side, name) for name in metrics)]
-    for key, scale, digits in (
-        ("weight_sparsity", 100.0, 1),
-        ("structural_sparsity", 100.0, 1),
-        ("parameters", 1e-6, 2),
-        ("bytes_on_disk", 1e-6, 1),
-    ):
-        row.append(_cell(records, "sizes", side, (key,), scale, digits))
-    for batch in batches:  # a ratio of interleaved medians: absolute times say more of the machine
-        ratio = _cell(records, "speeds", "speedup", (side, str(batch), "value"), 1.0, 2)
-        row.append("1" if side == "dense" else ratio)
-    return row
 
 
 def measurement_table(results: Path, name: str, label: str | None = None) -> str:

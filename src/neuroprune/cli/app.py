@@ -10,6 +10,7 @@ from neuroprune.cli.bench import bench
 from neuroprune.cli.evaluate import evaluate
 from neuroprune.cli.inspect import inspect
 from neuroprune.cli.plot import plot
+from neuroprune.cli.report import report
 from neuroprune.cli.shrink import shrink
 from neuroprune.cli.train import train
 
@@ -50,3 +51,4 @@ app.command(name="shrink")(shrink)
 app.command(name="inspect")(inspect)
 app.add_typer(bench, name="bench")
 app.command(name="plot")(plot)
+app.command(name="report")(report)

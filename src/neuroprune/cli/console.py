@@ -14,7 +14,8 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, ParamSpec
 
 import typer
@@ -35,6 +36,21 @@ class UsageError(ValueError):
 def messages() -> Console:
     """The console for progress and messages: standard error."""
     return Console(stderr=True, highlight=False)
+
+
+@contextmanager
+def counted(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on standard error, where that is a terminal; moved by what it gives: (done, total).
+
+    Args:
+        title: what is counted.
+    """
+    from rich.progress import Progress
+
+    console = messages()
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as bars:
+        task = bars.add_task(title, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
 def emit(payload: Any, shown: RenderableType, as_json: bool) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from neuroprune.cli.console import messages
+from neuroprune.cli.console import counted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -34,27 +32,16 @@ def described(
     from neuroprune.topology.graph import graph_report
     from neuroprune.topology.reading import reading
 
-    with _bar("graphs of the layers") as step:
+    with counted("graphs of the layers") as step:
         after = graph_report(anatomy, eps, progress=step)
     payload: dict[str, Any] = {"after": after.to_dict()}
     if before is None:
         return payload, [_table(after, None), *_NOTES]
-    with _bar("graphs of the dense model") as step:
+    with counted("graphs of the dense model") as step:
         dense = graph_report(before, eps, progress=step)
     sentences = reading(dense, after)
     payload |= {"before": dense.to_dict(), "reading": sentences}
     return payload, [_table(after, dense), *_NOTES, "", *sentences]
-
-
-@contextmanager
-def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error, where that is a terminal."""
-    from rich.progress import Progress
-
-    console = messages()
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as bars:
-        task = bars.add_task(title, total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
 _NOTES = (

@@ -6,6 +6,8 @@ matplotlib: fixed salt for the identifiers of an SVG, and no dates.
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -20,6 +23,10 @@ if TYPE_CHECKING:
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 GREY = "#6B6B6B"
+_MARK = re.compile(
+    r'<(?P<tag>g|image)(?P<before>[^<>]*?) id="mark:(?P<part>[^"|]*)\|(?P<text>[^"]*)"'
+    r"(?P<after>[^<>]*)>"
+)
 _SETTINGS: Any = {
     "svg.hashsalt": "neuroprune",
     "svg.fonttype": "none",  # text stays text: it can be searched, and read by a screen reader
@@ -68,6 +75,24 @@ def figure(title: str, right: float = 0.8) -> Iterator[tuple[Figure, Axes]]:
     Raises:
         ReportError: matplotlib is not installed.
     """
+    with canvas(7.6, 4.4) as made:
+        made.subplots_adjust(left=0.09, right=right, bottom=0.12, top=0.92)
+        axes = made.add_subplot()
+        axes.set_title(title, loc="left", fontsize=11)
+        yield made, axes
+
+
+@contextmanager
+def canvas(width: float, height: float) -> Iterator[Figure]:
+    """An empty page in the house's style.
+
+    Args:
+        width: in inches.
+        height: in inches.
+
+    Raises:
+        ReportError: matplotlib is not installed.
+    """
     try:
         import matplotlib
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -77,12 +102,50 @@ def figure(title: str, right: float = 0.8) -> Iterator[tuple[Figure, Axes]]:
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # whatever the user's own style
         matplotlib.rcParams.update(_SETTINGS)
-        made = Figure(figsize=(7.6, 4.4))
-        made.subplots_adjust(left=0.09, right=right, bottom=0.12, top=0.92)
+        made = Figure(figsize=(width, height))
         FigureCanvasAgg(made)  # no window, no global state
-        axes = made.add_subplot()
-        axes.set_title(title, loc="left", fontsize=11)
-        yield made, axes
+        yield made
+
+
+def mark(artist: Artist, text: str = "", part: str = "") -> None:
+    """Give what is drawn a text to show over it, and a class by which a page can find it.
+
+    Args:
+        artist: what is drawn; an image has a class only.
+        text: what a browser shows over it, and a screen reader can read.
+        part: the class.
+    """
+    artist.set_gid(f"mark:{part}|{text}")
+
+
+def styles(names: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Colour and marker of every line; the first one stands out.
+
+    Args:
+        names: of the lines, in order.
+    """
+    return {
+        name: (PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(names)
+    }
+
+
+def legend(made: Figure, handles: Sequence[Artist], names: Sequence[str], columns: int = 5) -> None:
+    """Names of the lines, below all panels.
+
+    Args:
+        made: the plot.
+        handles: one per line.
+        names: of the lines.
+        columns: how many stand beside each other.
+    """
+    made.legend(
+        handles,
+        names,
+        loc="outside lower center",
+        ncols=min(columns, max(len(names), 1)),
+        frameon=False,
+        fontsize=9,
+    )
 
 
 def save(made: Figure, path: Path) -> tuple[Path, Path]:
@@ -98,9 +161,18 @@ def save(made: Figure, path: Path) -> tuple[Path, Path]:
     stem = path.name.removesuffix(".svg").removesuffix(".png")
     path.parent.mkdir(parents=True, exist_ok=True)
     svg, png = path.with_name(f"{stem}.svg"), path.with_name(f"{stem}.png")
-    made.savefig(svg, metadata={"Date": None, "Creator": "neuroprune"})
+    drawn = io.StringIO()
+    made.savefig(drawn, format="svg", metadata={"Date": None, "Creator": "neuroprune"})
+    svg.write_text(_MARK.sub(_marked, drawn.getvalue()), encoding="utf-8")
     made.savefig(png, dpi=160, metadata={"Software": "neuroprune"})
     return svg, png
+
+
+def _marked(found: re.Match[str]) -> str:
+    """The opening tag with a class and a title in place of the identifier."""
+    part = f' class="{found["part"]}"' if found["part"] else ""
+    title = f"<title>{found['text']}</title>" if found["text"] and found["tag"] == "g" else ""
+    return f"<{found['tag']}{found['before']}{part}{found['after']}>{title}"
 
 
 def write_labels(

@@ -145,3 +145,25 @@ def difference_to_dense(record: RunRecord, metric: str) -> float | None:
     """
     dense, pruned = (number_of(record, "metrics", side, metric) for side in ("dense", "pruned"))
     return None if dense is None or pruned is None else pruned - dense
+
+
+def machines(records: Iterable[RunRecord]) -> str:
+    """Processor or device, threads and versions of records, each once.
+
+    Args:
+        records: any.
+    """
+    lines: dict[str, None] = {}  # in order, each once
+    for record in records:
+        env = record.environment
+        packages = env.get("packages", {})
+        versions = ", ".join(
+            f"{name} {packages[name]}"
+            for name in ("neuroprune", "torch", "transformers")
+            if name in packages
+        )
+        threads = env.get("threads")
+        count = f"{threads} thread{'' if threads == 1 else 's'}" if threads else "threads not set"
+        machine = f"{env.get('device') or env.get('processor', 'unknown machine')}, {count}"
+        lines[f"{machine}; {versions}" if versions else machine] = None
+    return "; and ".join(lines)

@@ -5,13 +5,13 @@ No torch here; matplotlib is imported when a plot is made.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neuroprune.record import RunRecord
+from neuroprune.report.collect import series_and_setting
 from neuroprune.report.figure import (
     GREY,
     MARKERS,
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 _Line = list[tuple[float, float]]
 Records = Mapping[str, Sequence[RunRecord]]
 SPARSITY_AXIS = "structural sparsity (% of the dense model's prunable weights)"
-# A number at the end of a label is a setting; the 1 of "l1" is none.
-_SETTING = re.compile(r"(.+?)(?:[@_-]|(?<=[A-Za-z]{2}))(\d+(?:\.\d+)?)")
 
 
 @dataclass(frozen=True)
@@ -170,8 +168,7 @@ def _points(
             )
         if x is None:
             raise ReportError(f"{label}: a record has no {needed}.")
-        found = _SETTING.fullmatch(label)
-        series, setting = found.groups() if found else (label, "")
+        series, setting = series_and_setting(label)
         x, y = x.times(x_scale), y.times(_scale(metric))
         ours = records[0].method == "neuroprune"
         points.append(_Point(label, series, setting, ours, x, y))

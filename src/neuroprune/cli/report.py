@@ -1,0 +1,62 @@
+"""`neuroprune report`: one page with tables, comparisons and figures, from records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from neuroprune.cli.console import counted, emit, guarded
+from neuroprune.cli.options import Json
+
+if TYPE_CHECKING:
+    from neuroprune.report.collect import Experiment
+
+
+def _unfinished(results: Path, experiment: Experiment) -> Sequence[str]:
+    """What the configurations beside the results want and is not there."""
+    from neuroprune.bench.captions import unfinished
+
+    root = results.resolve()
+    if not (root / experiment.name).is_dir():  # one experiment was given, or one of its cells
+        root = next((p for p in root.parents if (p / experiment.name).is_dir()), root)
+    groups = {cell.label: cell.records for cell in experiment.cells}
+    text = unfinished(root, experiment.name, groups)
+    return [text] if text else []
+
+
+@guarded
+def report(
+    results: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of records, as `neuroprune bench run` makes it, or of one experiment; or "
+            "a folder that `train` left."
+        ),
+    ] = Path("benchmarks/results"),
+    out: Annotated[Path, typer.Option(help="Folder of the page and its figures.")] = Path(
+        "runs/report"
+    ),
+    json_output: Json = False,
+) -> None:
+    """Write one HTML page with the tables and the paper's figures of all runs in a folder.
+
+    Figures stand in the page, and beside it as SVG and PNG. What is missing, failed or made with
+    another configuration is named.
+    """
+    from neuroprune.report.page import write_report
+
+    with counted("figures") as step:
+        made = write_report(results, out, partial(_unfinished, results), step)
+    lines = [f"note: {warning}" for warning in made.warnings]
+    lines.append(f"{made.runs} runs, {len(made.figures) // 2} figures: {made.page}")
+    payload = {
+        "page": str(made.page),
+        "figures": [str(file) for file in made.figures],
+        "runs": made.runs,
+        "warnings": list(made.warnings),
+    }
+    emit(payload, "\n".join(lines), json_output)

@@ -1,0 +1,110 @@
+"""Graph measures of the layers before and after pruning, where a record has them."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from neuroprune.record import RunRecord
+from neuroprune.report.figure import ReportError
+
+_KINDS = {"attention": "attention", "mlp": "MLP"}
+_Block = Mapping[str, Any]
+HEADER = ("layers", "measure", "dense", "pruned")
+NOTES = (
+    "Means over the blocks of a kind, and over the runs. Gini: how unequally connections are "
+    "shared, 0 to 1. Strongest 5%: the graph of the strongest connections, at equal density in "
+    "both models. Modularity above that of random graphs means groups that talk among themselves; "
+    "sigma above 1 means a small world. Effective rank is a share of a matrix's smaller side. A "
+    "heavy tail fits a power law better than an exponential, and no worse than a lognormal."
+)
+
+
+@dataclass(frozen=True)
+class GraphSummary:
+    """What the records of one cell say about the graphs of its layers.
+
+    Args:
+        rows: kind of block, measure, dense value, pruned value.
+        reading: the same in words, from the first run.
+        runs: how many records have the measures.
+    """
+
+    rows: tuple[tuple[str, str, str, str], ...]
+    reading: tuple[str, ...]
+    runs: int
+
+
+def _rank(block: _Block) -> float | None:
+    shares = [float(rank["share"]) for rank in block["effective_rank"].values()]
+    return statistics.fmean(shares) if shares else None
+
+
+def _tail(block: _Block) -> float | None:
+    """As `TailFit.is_heavy`, 1 or 0; None where the tail has no fit."""
+    tail = block["backbone"]["degrees"]["tail"]
+    against, other = tail["exponential"], tail["lognormal"]
+    if against is None or other is None:
+        return None
+    heavier = against["ratio"] > 0.0 and against["p"] < 0.1
+    return float(heavier and not (other["ratio"] < 0.0 and other["p"] < 0.1))
+
+
+_MEASURES: Mapping[str, tuple[Callable[[_Block], float | None], str]] = {
+    "mean degree": (lambda b: b["degrees"]["mean"], ".0f"),
+    "Gini of degrees": (lambda b: b["degrees"]["gini"], ".2f"),
+    "strongest 5%: Gini": (lambda b: b["backbone"]["degrees"]["gini"], ".2f"),
+    "strongest 5%: modularity": (lambda b: b["backbone"]["modularity"], ".2f"),
+    "the same, random graphs": (lambda b: b["backbone"]["modularity_random"], ".2f"),
+    "strongest 5%: sigma": (lambda b: b["backbone"]["small_world"]["sigma"], ".2f"),
+    "share of blocks with a heavy tail": (_tail, ".0%"),
+    "effective rank": (_rank, ".0%"),
+}
+
+
+def graph_summary(records: Sequence[RunRecord]) -> GraphSummary | None:
+    """Means over blocks and records, dense and pruned.
+
+    Args:
+        records: of one cell.
+
+    Returns:
+        None where no record has graph measures.
+
+    Raises:
+        ReportError: a record's graph measures have another form.
+    """
+    found = [r.structure["topology"] for r in records if "topology" in r.structure]
+    if not found:
+        return None
+    try:
+        rows = tuple(_rows(found))
+        reading = tuple(map(str, found[0]["reading"]))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ReportError(
+            f"a record of {records[0].method}, seed {records[0].seed}: expected graph measures of "
+            f"dense and pruned, got another form ({type(error).__name__}: {error}). Run the "
+            "experiment again."
+        ) from error
+    return GraphSummary(rows, reading, len(found))
+
+
+def _rows(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str]]:
+    rows = []
+    for kind, told in _KINDS.items():
+        sides = [
+            [b for topology in found for b in topology[side]["blocks"] if b["kind"] == kind]
+            for side in ("dense", "pruned")
+        ]
+        for name, (value, form) in _MEASURES.items():
+            if any(sides):
+                dense, pruned = (_mean(blocks, value, form) for blocks in sides)
+                rows.append((told, name, dense, pruned))
+    return rows
+
+
+def _mean(blocks: Sequence[_Block], value: Callable[[_Block], float | None], form: str) -> str:
+    known = [v for v in map(value, blocks) if v is not None]
+    return f"{statistics.fmean(known):{form}}" if known else "-"

@@ -1,0 +1,119 @@
+"""The rows of the table of one experiment, as texts: the same in documents and in the report."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from neuroprune.record import RunRecord
+from neuroprune.report.numbers import (
+    IN_PERCENT,
+    dense_runs,
+    difference_to_dense,
+    quality_kept,
+    side_spread,
+    spread_of,
+)
+
+Groups = Mapping[str, Sequence[RunRecord]]
+
+
+def in_order(groups: Groups) -> dict[str, Sequence[RunRecord]]:
+    """The groups by method, then by what was reached.
+
+    Args:
+        groups: records by the name of their setting.
+    """
+    return {key: groups[key] for key in sorted(groups, key=lambda key: _order(key, groups[key]))}
+
+
+def experiment_rows(groups: Groups) -> tuple[list[str], list[list[str]]]:
+    """A dense row, then one row per method and setting; mean and deviation over the seeds.
+
+    What was kept of the dense model's quality is told pair by pair, each run against the dense run
+    of its seed: a ratio of means would not.
+
+    Args:
+        groups: records by the name of their setting, which begins its row.
+
+    Returns:
+        The titles of the columns, and the rows.
+    """
+    records = [record for group in groups.values() for record in group]
+    metrics = list(records[0].metrics.get("names", ()))
+    batches = sorted({int(b) for r in records for b in r.speeds.get("dense", {})})
+    rows = [_row("dense", dense_runs(records), "dense", metrics, batches)]
+    rows += [_row(key, group, "pruned", metrics, batches) for key, group in groups.items()]
+    header = ["run", *(f"{m} (%)" if m in IN_PERCENT else m for m in metrics)]
+    header += ["weight sparsity (%)", "structural sparsity (%)", "parameters (M)", "disk (MB)"]
+    header += [f"speed, batch {b} (x dense)" for b in batches]
+    for title, cells in _pairs(metrics, groups):
+        header.append(title)
+        for row, cell in zip(rows, cells, strict=True):
+            row.append(cell)
+    return header, rows
+
+
+def _metric(records: Sequence[RunRecord], side: str, name: str) -> str:
+    spread = side_spread(records, "metrics", side, name)
+    if spread is None:
+        return "-"
+    return spread.text(1, 100.0) if name in IN_PERCENT else spread.text(2)
+
+
+def _cell(
+    records: Sequence[RunRecord], section: str, side: str, keys: Sequence[str], scale: float, n: int
+) -> str:
+    spread = side_spread(records, section, side, *keys)
+    return "-" if spread is None else spread.text(n, scale)
+
+
+def _order(key: str, records: Sequence[RunRecord]) -> tuple[str, float, float, str]:
+    """By method, which is the key without its last number, then by what was reached."""
+    sizes = [
+        side_spread(records, "sizes", "pruned", f"{kind}_sparsity")
+        for kind in ("structural", "weight")
+    ]
+    structural, weight = (0.0 if size is None else round(size.mean, 3) for size in sizes)
+    return re.sub(r"-?[\d.]+$", "", key), structural, weight, key
+
+
+def _pairs(metrics: Sequence[str], groups: Groups) -> list[tuple[str, list[str]]]:
+    """The columns that compare each record with its own dense run."""
+    columns: list[tuple[str, list[str]]] = []
+    for metric in metrics[:1]:
+        changes = [
+            spread_of([difference_to_dense(record, metric) for record in group])
+            for group in groups.values()
+        ]
+        kept = [
+            spread_of([quality_kept(record, metric) for record in group])
+            for group in groups.values()
+        ]
+        if metric in IN_PERCENT:
+            cells = ["-" if c is None else c.text_of_mean(1, 100.0, "+") for c in changes]
+            columns.append(("difference to dense (points)", ["0", *cells]))
+        cells = ["-" if k is None else k.text_of_mean(1, 100.0) for k in kept]
+        columns.append(("quality kept (% of dense)", ["100", *cells]))
+    return columns
+
+
+def _row(
+    title: str,
+    records: Sequence[RunRecord],
+    side: str,
+    metrics: Sequence[str],
+    batches: Sequence[int],
+) -> list[str]:
+    row = [title, *(_metric(records, side, name) for name in metrics)]
+    for key, scale, digits in (
+        ("weight_sparsity", 100.0, 1),
+        ("structural_sparsity", 100.0, 1),
+        ("parameters", 1e-6, 2),
+        ("bytes_on_disk", 1e-6, 1),
+    ):
+        row.append(_cell(records, "sizes", side, (key,), scale, digits))
+    for batch in batches:  # a ratio of interleaved medians: absolute times say more of the machine
+        ratio = _cell(records, "speeds", "speedup", (side, str(batch), "value"), 1.0, 2)
+        row.append("1" if side == "dense" else ratio)
+    return row
