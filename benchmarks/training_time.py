@@ -1,11 +1,11 @@
 """Training time against dense, fairly: dense and pruned trainings take turns, step by step.
 
-A model is trained densely and, beside it on the same batches, once for each target, with the whole
-schedule squeezed into `--steps`. Every turn takes one step of each training, so that a busy machine
-slows all alike. Reported per target: the ratio of the summed step times (cuts included), the share
-that the method's own work has (connectivity, controller, ranking) and that of the cuts.
+A model is trained densely and, beside it on the same batches, once for each method and target, with
+the whole schedule squeezed into `--steps`. Every turn takes one step of each training, so that a
+busy machine slows all alike. Reported for each: the ratio of the summed step times (cuts included),
+and the share that the method's own work has (connectivity, controller, ranking, gates).
 
-Usage: python benchmarks/training_time.py --config CONFIG --data-dir DATA --out results/seed-0.json
+Usage: python benchmarks/training_time.py --config CONFIG --data-dir DATA --methods neuroprune cofi
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import argparse
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import neuroprune
-from neuroprune import NeuroPrune
 from neuroprune.bench.config import RunConfig
+from neuroprune.config import Config, method_config
 from neuroprune.evaluation.size import size_report
 from neuroprune.record import RunRecord, environment
 from neuroprune.tasks.models import load_model_and_tokenizer
@@ -42,16 +42,15 @@ class Training:
         model: the model; trained in place.
         steps: optimizer steps of the whole training.
         rate: learning rate.
-        target: structural sparsity asked for; None trains densely.
+        method: what prunes it; None trains densely.
     """
 
-    def __init__(self, model: Any, steps: int, rate: float, target: float | None) -> None:
+    def __init__(self, model: Any, steps: int, rate: float, method: Config | None = None) -> None:
         self.model = model.train()
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
         self.seconds: Counter[str] = Counter()
         self.pruner = None
-        if target is not None:
-            method = NeuroPrune(target=target)
+        if method is not None:
             self.pruner = neuroprune.attach(model, self.optimizer, method, steps)
             for name in METHOD_WORK:
                 call = getattr(self.pruner.method, name)
@@ -77,11 +76,20 @@ class Training:
         self.seconds["all"] += time.perf_counter() - start
 
 
-def measure(config: RunConfig, data_dir: Path, targets: Sequence[float], steps: int) -> RunRecord:
-    """Train all of them in turns, and compare."""
+def measure(
+    config: RunConfig, data_dir: Path, methods: Mapping[str, Config], steps: int
+) -> RunRecord:
+    """Train all of them in turns, and compare.
+
+    Args:
+        config: gives model, task, batch size and learning rate.
+        data_dir: what its files are relative to.
+        methods: by the name that the record gives them.
+        steps: of each training.
+    """
     raw = read_task(config.task, data_dir, config.training.seed)
     trainings, data = {}, None
-    for target in (None, *targets):
+    for name, method in {"dense": None, **methods}.items():
         model, tokenizer = load_model_and_tokenizer(
             config.model.origin,
             config.task,
@@ -91,8 +99,7 @@ def measure(config: RunConfig, data_dir: Path, targets: Sequence[float], steps: 
             label_names=raw.label_names,
         )
         data = data or prepare_task(raw, tokenizer)
-        name = "dense" if target is None else f"structural {target:g}"
-        trainings[name] = Training(model, steps, config.training.learning_rate, target)
+        trainings[name] = Training(model, steps, config.training.learning_rate, method)
     loader = DataLoader(
         data.train,
         config.training.batch_size,
@@ -124,7 +131,7 @@ def measure(config: RunConfig, data_dir: Path, targets: Sequence[float], steps: 
             }
     threads = torch.get_num_threads()
     return RunRecord(
-        config={**config.to_dict(), "steps": steps, "targets": list(targets)},
+        config={**config.to_dict(), "steps": steps, "trainings": list(methods)},
         method="neuroprune",
         task="training_time",
         seed=config.training.seed,
@@ -141,6 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--methods", nargs="+", default=["neuroprune"])
     parser.add_argument("--targets", type=float, nargs="+", default=[0.5, 0.8, 0.95])
     parser.add_argument("--steps", type=int, default=250)
     parser.add_argument("--threads", type=int, default=1)
@@ -150,7 +158,12 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     config = RunConfig.load(options.config).with_seed(0)
-    record = measure(config, options.data_dir, options.targets, options.steps)
+    methods = {
+        f"{name}, structural {target:g}": method_config(name, {"target": target})
+        for name in options.methods
+        for target in options.targets
+    }
+    record = measure(config, options.data_dir, methods, options.steps)
     record.save(options.out)
     print(json.dumps(record.speeds, indent=2))
 
