@@ -91,14 +91,19 @@ def generation(folder: Path, kind: str = "translation", **more: Any) -> TaskConf
     return TaskConfig(kind=kind, name="tiny", files=_files(folder), **settings | more)
 
 
-def language_modelling(folder: Path, **more: Any) -> TaskConfig:
+def masked(folder: Path, **more: Any) -> TaskConfig:
+    """The same text, with tokens to guess."""
+    return language_modelling(folder, **more, kind="masked-language-modelling")
+
+
+def language_modelling(folder: Path, kind: str = "language-modelling", **more: Any) -> TaskConfig:
     """Running text, one sentence a line."""
     for name, count in (("train", 30), ("validation", 11)):
         text = "".join(f"{sentence(i, 6)} .\n\n" for i in range(count))
         (folder / f"{name}.txt").write_text(text, encoding="utf-8")
     files = {name: str(folder / f"{name}.txt") for name in ("train", "validation")}
     settings = {"max_length": 16, **more}
-    return TaskConfig(kind="language-modelling", name="tiny", files=files, **settings)
+    return TaskConfig(kind=kind, name="tiny", files=files, **settings)
 
 
 def _files(folder: Path) -> dict[str, str]:

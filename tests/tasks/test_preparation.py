@@ -3,11 +3,19 @@ from __future__ import annotations
 import pytest
 import torch
 
-from neuroprune.tasks import DataError, TaskConfig, load_task, prepare_task, read_task
+from neuroprune.tasks import (
+    DataError,
+    TaskConfig,
+    learn_tokenizer,
+    load_task,
+    prepare_task,
+    read_task,
+)
 from tests.tasks.helpers import (
     classification,
     generation,
     language_modelling,
+    masked,
     tokenizer,
     write_lines,
 )
@@ -95,6 +103,31 @@ def test_running_text_is_one_stream_cut_into_blocks(tmp_path, words):
     assert (batch["labels"] == -100).sum(1).tolist() == [0, padded]
     assert (batch["attention_mask"] == 0).sum(1).tolist() == [0, padded]
     assert torch.equal(batch["labels"][0], batch["input_ids"][0])
+
+
+def test_masks_are_drawn_anew_in_training_and_fixed_in_evaluation(tmp_path):
+    config = masked(tmp_path, max_length=16)
+    words = learn_tokenizer(read_task(config).texts(), 300, masked=True)
+    data, again = load_task(config, words), load_task(config, words)
+    plain = load_task(language_modelling(tmp_path), words)
+    hidden = 0
+    for row, same, whole in zip(data.evaluation, again.evaluation, plain.evaluation, strict=True):
+        assert row == same
+        pairs = list(zip(row["labels"], row["input_ids"], whole["input_ids"], strict=True))
+        assert all(label in (-100, token) for label, _, token in pairs)  # what stood there
+        assert all(seen == token for label, seen, token in pairs if label == -100)
+        hidden += sum(seen == words.mask_token_id for _, seen, _ in pairs)
+    assert hidden > 0
+    assert set(data.train.column_names) == {"input_ids", "attention_mask"}
+    first, second = (data.collator([data.train[i] for i in range(6)]) for _ in range(2))
+    assert not torch.equal(first["labels"], second["labels"])
+    batch = batch_of(data, [0, len(data.evaluation) - 1])
+    assert batch["labels"][0].tolist() == data.evaluation[0]["labels"]
+
+
+def test_masks_need_a_mask_token(tmp_path, words):
+    with pytest.raises(DataError, match="needs a tokenizer with a mask token"):
+        load_task(masked(tmp_path), words)
 
 
 def test_documents_are_closed_with_the_end_token(tmp_path, words):

@@ -14,7 +14,15 @@ from neuroprune.tasks import (
     preprocess_logits,
     read_task,
 )
-from tests.tasks.helpers import BERT, OPT, T5, classification, generation, language_modelling
+from tests.tasks.helpers import (
+    BERT,
+    OPT,
+    T5,
+    classification,
+    generation,
+    language_modelling,
+    masked,
+)
 
 CASES = [
     pytest.param(BERT, classification, {"metrics": ["accuracy", "f1", "matthews"]}, id="classes"),
@@ -22,6 +30,7 @@ CASES = [
     pytest.param(T5, generation, {}, id="translation"),
     pytest.param(T5, generation, {"kind": "summarisation"}, id="summarisation"),
     pytest.param(OPT, language_modelling, {}, id="language-modelling"),
+    pytest.param(BERT, masked, {}, id="masked-language-modelling"),
 ]
 
 

@@ -67,7 +67,7 @@ def evaluate(
     if kind.is_generation:
         return score(names, outputs, data.references)
     values = np.asarray(outputs)
-    if kind is Kind.LANGUAGE_MODELLING:
+    if kind.predicts_tokens:
         return score(names, values[:, 0], values[:, 1])
     labels = np.asarray(data.evaluation["labels"])
     return score(names, values[:, 0] if data.config.regression else values.argmax(-1), labels)
@@ -80,7 +80,7 @@ def _logits(model: Any, batch: Batch, data: TaskData) -> Sequence[Any]:
 
 def _losses(model: Any, batch: Batch, data: TaskData) -> Sequence[Any]:
     labels = batch.pop("labels")
-    return _finite(token_losses(model(**batch).logits, labels)).tolist()
+    return _finite(token_losses(model(**batch).logits, labels, data.config.task_kind)).tolist()
 
 
 def _generated(model: Any, batch: Batch, data: TaskData) -> Sequence[Any]:

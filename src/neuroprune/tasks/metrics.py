@@ -21,6 +21,7 @@ from neuroprune.tasks.presets import Kind
 
 _GENERATION = frozenset({Kind.SUMMARISATION, Kind.TRANSLATION})
 _CLASSIFICATION = frozenset({Kind.CLASSIFICATION})
+_BLOCKS = frozenset({Kind.LANGUAGE_MODELLING, Kind.MASKED_LANGUAGE_MODELLING})
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
@@ -226,7 +227,7 @@ _ALL = (
     *(Metric(name, partial(_one_rouge, name), _GENERATION) for name in _ROUGE),
     Metric("bleu", bleu, _GENERATION),
     Metric("chrf", chrf, _GENERATION),
-    Metric("perplexity", perplexity, frozenset({Kind.LANGUAGE_MODELLING}), False),
+    Metric("perplexity", perplexity, _BLOCKS, False),
 )
 METRICS = {metric.name: metric for metric in _ALL}
 

@@ -26,6 +26,7 @@ _CLASSES = {
     Kind.SUMMARISATION: "AutoModelForSeq2SeqLM",
     Kind.TRANSLATION: "AutoModelForSeq2SeqLM",
     Kind.LANGUAGE_MODELLING: "AutoModelForCausalLM",
+    Kind.MASKED_LANGUAGE_MODELLING: "AutoModelForMaskedLM",
 }
 Source = str | Path | Mapping[str, Any]
 
@@ -245,7 +246,8 @@ def _from_scratch(
                 "a model from scratch needs vocab_size, the number of tokens to learn; got "
                 f"{size!r}."
             )
-        tokenizer = learn_tokenizer(texts or (), size)
+        masked = config.task_kind is Kind.MASKED_LANGUAGE_MODELLING
+        tokenizer = learn_tokenizer(texts or (), size, masked)
     family = settings.pop("model_type", None)
     settings["vocab_size"] = len(tokenizer)
     if num_labels is not None:

@@ -15,6 +15,7 @@ from neuroprune.tasks.reading import read_task
 
 IGNORED = -100  # a label that no loss counts
 _CHUNK = 1000
+_MASK_SEED = 0  # evaluation hides the same tokens in every run
 Examples = dict[str, list[Any]]
 
 
@@ -48,7 +49,9 @@ def prepare_task(raw: RawTask, tokenizer: Any) -> TaskData:
     `prefix` + source, and the (first) target as labels. Language modelling: the texts in one
     stream, cut into blocks of `max_length`; a text that does not end with a line break is a
     document of its own and is closed with the end-of-text token. The last, short block is dropped
-    from training, and kept in evaluation.
+    from training, and kept in evaluation. Masked language modelling: the same blocks; of their
+    tokens 15% are to be predicted, of which 80% are hidden, 10% replaced and 10% left (Devlin et
+    al. 2019, section 3.1). Training draws them anew for every batch, evaluation has them fixed.
 
     Args:
         raw: the examples.
@@ -58,7 +61,8 @@ def prepare_task(raw: RawTask, tokenizer: Any) -> TaskData:
         Datasets, collator and references.
 
     Raises:
-        DataError: the tokenizer has no padding token, or there is less text than one block.
+        DataError: the tokenizer has no padding token or, where it is needed, no mask token; or
+            there is less text than one block.
         MissingExtraError: `datasets` is not installed.
 
     Example:
@@ -69,6 +73,12 @@ def prepare_task(raw: RawTask, tokenizer: Any) -> TaskData:
         raise DataError(
             "the tokenizer has no padding token: set tokenizer.pad_token = tokenizer.eos_token, or "
             "use load_model_and_tokenizer, which does."
+        )
+    masked = raw.config.task_kind is Kind.MASKED_LANGUAGE_MODELLING
+    if masked and tokenizer.mask_token is None:
+        raise DataError(
+            "masked language modelling needs a tokenizer with a mask token, and this one has none. "
+            "Take a model that was trained with masks, such as a BERT, or language-modelling."
         )
     encode = _ENCODERS[raw.config.task_kind]
     train = None if raw.train is None else encode(raw.config, raw.train, tokenizer, True)
@@ -88,9 +98,18 @@ def prepare_task(raw: RawTask, tokenizer: Any) -> TaskData:
 
 
 def _collator(kind: Kind, tokenizer: Any) -> Callable[[list[dict[str, Any]]], Any]:
-    from transformers import DataCollatorForSeq2Seq, DataCollatorWithPadding
+    from transformers import (
+        DataCollatorForLanguageModeling,
+        DataCollatorForSeq2Seq,
+        DataCollatorWithPadding,
+    )
 
     collator: Callable[[list[dict[str, Any]]], Any]
+    if kind is Kind.MASKED_LANGUAGE_MODELLING:
+        padded = DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED)
+        masks = DataCollatorForLanguageModeling(tokenizer)
+        # Blocks of the evaluation have their masks, and labels.
+        return lambda examples: (padded if "labels" in examples[0] else masks)(examples)
     if kind is Kind.CLASSIFICATION:
         collator = DataCollatorWithPadding(tokenizer)
     else:  # pads inputs with the padding token, labels with -100; blocks of text are the same case
@@ -145,6 +164,34 @@ def _generation(config: TaskConfig, split: Split, tokenizer: Any, train: bool) -
 
 
 def _language_modelling(config: TaskConfig, split: Split, tokenizer: Any, train: bool) -> Any:
+    return _dataset(
+        {"input_ids": ids, "attention_mask": [[1] * len(block) for block in ids], "labels": ids}
+        for ids in _blocks(config, split, tokenizer, train)
+    )
+
+
+def _masked_blocks(config: TaskConfig, split: Split, tokenizer: Any, train: bool) -> Any:
+    from transformers import DataCollatorForLanguageModeling
+
+    masks = DataCollatorForLanguageModeling(tokenizer, seed=_MASK_SEED)
+
+    def chunks() -> Iterator[Examples]:
+        for ids in _blocks(config, split, tokenizer, train):
+            ones = [[1] * len(block) for block in ids]
+            if train:
+                yield {"input_ids": ids, "attention_mask": ones}
+                continue
+            hidden = [masks([{"input_ids": block}]) for block in ids]
+            told = {key: [h[key][0].tolist() for h in hidden] for key in ("input_ids", "labels")}
+            yield {**told, "attention_mask": ones}
+
+    return _dataset(chunks())
+
+
+def _blocks(
+    config: TaskConfig, split: Split, tokenizer: Any, train: bool
+) -> Iterator[list[list[int]]]:
+    """The texts as blocks of token ids, a thousand at a time."""
     size = int(config.max_length or 0)
     stream = list(chain.from_iterable(_token_runs(split.columns["text"], tokenizer)))
     count = len(stream) // size
@@ -157,14 +204,8 @@ def _language_modelling(config: TaskConfig, split: Split, tokenizer: Any, train:
     blocks = [stream[i * size : (i + 1) * size] for i in range(count)]
     if not train and len(stream) - count * size > 1:
         blocks.append(stream[count * size :])
-
-    def chunks() -> Iterator[Examples]:
-        for rows in _rows(len(blocks)):
-            ids = blocks[rows]
-            ones = [[1] * len(block) for block in ids]
-            yield {"input_ids": ids, "attention_mask": ones, "labels": ids}
-
-    return _dataset(chunks())
+    for rows in _rows(len(blocks)):
+        yield blocks[rows]
 
 
 def _token_runs(texts: Sequence[str], tokenizer: Any) -> Iterator[list[int]]:
@@ -184,4 +225,5 @@ _ENCODERS: dict[Kind, Callable[[TaskConfig, Split, Any, bool], Any]] = {
     Kind.SUMMARISATION: _generation,
     Kind.TRANSLATION: _generation,
     Kind.LANGUAGE_MODELLING: _language_modelling,
+    Kind.MASKED_LANGUAGE_MODELLING: _masked_blocks,
 }

@@ -15,11 +15,17 @@ class Kind(StrEnum):
     SUMMARISATION = "summarisation"
     TRANSLATION = "translation"
     LANGUAGE_MODELLING = "language-modelling"
+    MASKED_LANGUAGE_MODELLING = "masked-language-modelling"
 
     @property
     def is_generation(self) -> bool:
         """True where the model writes a text (sequence to sequence)."""
         return self in (Kind.SUMMARISATION, Kind.TRANSLATION)
+
+    @property
+    def predicts_tokens(self) -> bool:
+        """True where blocks of text are read and their own tokens predicted."""
+        return self in (Kind.LANGUAGE_MODELLING, Kind.MASKED_LANGUAGE_MODELLING)
 
 
 _SEQ2SEQ_SETTINGS = frozenset(
@@ -33,7 +39,9 @@ SETTINGS: Mapping[Kind, frozenset[str]] = {
     Kind.SUMMARISATION: _SEQ2SEQ_SETTINGS,
     Kind.TRANSLATION: _SEQ2SEQ_SETTINGS,
     Kind.LANGUAGE_MODELLING: frozenset({"text_column"}),
+    Kind.MASKED_LANGUAGE_MODELLING: frozenset({"text_column"}),
 }
+_TEXT = {"text_column": "text", "metrics": ("perplexity",), "max_length": 128}
 # Where a setting is neither given nor known of the data set. Lengths are tokens.
 DEFAULTS: Mapping[Kind, Mapping[str, Any]] = {
     Kind.CLASSIFICATION: {
@@ -59,11 +67,8 @@ DEFAULTS: Mapping[Kind, Mapping[str, Any]] = {
         "prefix": "",
         "num_beams": 1,
     },
-    Kind.LANGUAGE_MODELLING: {
-        "text_column": "text",
-        "metrics": ("perplexity",),
-        "max_length": 128,
-    },
+    Kind.LANGUAGE_MODELLING: _TEXT,
+    Kind.MASKED_LANGUAGE_MODELLING: _TEXT,
 }
 
 

@@ -9,10 +9,11 @@ from neuroprune.tasks.errors import ModelSourceError
 
 # What the tokenizer reserves; the order fixes the numbers.
 SPECIAL_TOKENS = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+MASK_TOKEN = {"mask_token": "<mask>"}
 _BYTES = 256
 
 
-def learn_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
+def learn_tokenizer(texts: Iterable[str], vocabulary: int, masked: bool = False) -> Any:
     """Byte-level byte-pair encoding learnt from texts; the same texts give the same tokenizer.
 
     Every byte has a token, so no text is unknown. An encoded text ends with `</s>`; there is no
@@ -22,6 +23,7 @@ def learn_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
         texts: what to learn from.
         vocabulary: number of tokens, special tokens and the 256 bytes included. Fewer are made
             where the texts hold fewer pairs.
+        masked: reserve a token that stands for a hidden one, for masked language modelling.
 
     Returns:
         A fast transformers tokenizer.
@@ -34,7 +36,8 @@ def learn_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
-    special = list(SPECIAL_TOKENS.values())
+    names = {**SPECIAL_TOKENS, **(MASK_TOKEN if masked else {})}
+    special = list(names.values())
     least = _BYTES + len(special)
     if vocabulary < least:
         raise ModelSourceError(
@@ -62,5 +65,5 @@ def learn_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
         single=f"$A {end}", pair=f"$A {end} $B {end}", special_tokens=[(end, special.index(end))]
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **SPECIAL_TOKENS
+        tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **names
     )

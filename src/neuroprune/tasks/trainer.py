@@ -18,7 +18,8 @@ def compute_metrics(data: TaskData) -> Callable[[Any], dict[str, float]]:
     """The `compute_metrics` argument of a trainer, for the task's own evaluation split.
 
     Classification: `Trainer`. Generation: `Seq2SeqTrainer` with `predict_with_generate=True`.
-    Language modelling: `Trainer` with `preprocess_logits_for_metrics=preprocess_logits(data)`.
+    Language modelling, masked or not: `Trainer` with
+    `preprocess_logits_for_metrics=preprocess_logits(data)`.
 
     Args:
         data: the task.
@@ -70,20 +71,22 @@ def preprocess_logits(data: TaskData) -> Callable[[Any, Any], Any] | None:
         data: the task.
 
     Returns:
-        For language modelling a function (logits, labels) -> (batch, 2), the summed loss and the
-        token count of each block; else None.
+        For language modelling, masked or not, a function (logits, labels) -> (batch, 2), the summed
+        loss and the token count of each block; else None.
     """
-    if data.config.task_kind is not Kind.LANGUAGE_MODELLING:
+    kind = data.config.task_kind
+    if not kind.predicts_tokens:
         return None
-    return lambda logits, labels: token_losses(_first(logits), labels)
+    return lambda logits, labels: token_losses(_first(logits), labels, kind)
 
 
-def token_losses(logits: Any, labels: Any) -> Any:
-    """Summed next-token losses of each block, and how many tokens they are over.
+def token_losses(logits: Any, labels: Any, kind: Kind = Kind.LANGUAGE_MODELLING) -> Any:
+    """Summed losses of each block, and how many tokens they are over.
 
     Args:
         logits: shape (batch, length, vocabulary).
         labels: token ids, shape (batch, length); -100 is not counted.
+        kind: a position predicts the next token, or with masks the token of its own place.
 
     Returns:
         Tensor of shape (batch, 2): the sum in nats, the count.
@@ -91,9 +94,11 @@ def token_losses(logits: Any, labels: Any) -> Any:
     import torch
     from torch.nn import functional
 
-    targets = labels[:, 1:]
+    targets = labels
+    if kind is not Kind.MASKED_LANGUAGE_MODELLING:
+        logits, targets = logits[:, :-1], labels[:, 1:]
     losses = functional.cross_entropy(
-        logits[:, :-1].float().transpose(1, 2), targets, ignore_index=IGNORED, reduction="none"
+        logits.float().transpose(1, 2), targets, ignore_index=IGNORED, reduction="none"
     )
     counts = (targets != IGNORED).sum(1)
     return torch.stack([losses.sum(1), counts.to(losses.dtype)], dim=1)
