@@ -89,6 +89,13 @@ def test_eval_finds_the_record_beside_the_model(trained: Path, place: Path) -> N
     assert payload["sizes"]["parameters"] == record.sizes["pruned"]["parameters"]
 
 
+def test_eval_on_another_split_than_the_run(trained: Path, place: Path) -> None:
+    options = ["--data-dir", place, "--set", "task.eval_split=train", "--json"]
+    payload = json.loads(invoke("eval", trained / "pruned", *options).stdout)
+    assert payload["split"] == "train"
+    assert 0.0 <= payload["metrics"]["accuracy"] <= 1.0
+
+
 def test_eval_prints_a_table(trained: Path, place: Path) -> None:
     result = invoke(
         "eval", trained / "dense", "--config", place / "config.toml", "--data-dir", place
