@@ -75,5 +75,21 @@ def test_bench_status_names_what_is_missing_and_what_is_stale(place: Path, work:
     assert (cell["missing"], cell["stale"]) == ([], [3])
 
 
+def test_the_matrices_of_the_paper_are_listed_and_looked_up(work: Path) -> None:
+    paper = Path(__file__).parents[2] / "benchmarks/matrices/paper"
+    listed = json.loads(
+        invoke("bench", "run", paper, "--out", "results", "--dry-run", "--json").stdout
+    )["would_run"]
+    assert "paper-mnli/neuroprune-alpha1e-07-beta0.001-theta0.15, seed 1" in listed
+    payload = json.loads(
+        invoke("bench", "status", paper, "--out", "results", "--json", code=1).stdout
+    )
+    assert payload["wanted"] == len(listed) == len(set(listed))
+    assert (payload["done"], payload["foreign"]) == (0, {})
+    only = ["--only", "paper-iwslt14/dsp-*", "--out", "results", "--dry-run", "--json"]
+    some = json.loads(invoke("bench", "run", paper / "iwslt14.toml", *only).stdout)["would_run"]
+    assert len(some) == 4
+
+
 def test_bench_run_with_nothing_to_run(work: Path) -> None:
     assert "Missing argument" in invoke("bench", "run", code=2).stderr
