@@ -57,7 +57,9 @@ def matrices(
     """A float64 matrix, often of one row or one column, with all-zero, tied and repeated rows."""
     rows = draw(st.one_of(st.just(1), st.integers(1, max_rows)))
     cols = draw(st.one_of(st.just(1), st.integers(1, max_cols)))
-    matrix = draw(hnp.arrays(np.float64, (rows, cols), elements=elements or entries()))
+    matrix = draw(
+        hnp.arrays(np.float64, (rows, cols), elements=entries() if elements is None else elements)
+    )
     for row in range(rows):
         kind = draw(st.sampled_from(["drawn", "drawn", "drawn", "zero", "tied", "repeated"]))
         if kind == "zero":

@@ -53,6 +53,7 @@ def test_the_tasks_that_are_asked_for_are_there() -> None:
         "mrpc",
         "scitldr",
         "multi30k",
+        "paper",
         "wikitext2",
         "transfer",
     }

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from neuroprune.bench.suite import Job, clock, find_configs, job_name, jobs, run_suite
+from neuroprune.bench.suite import (
+    Job,
+    State,
+    clock,
+    differences,
+    find_configs,
+    job_name,
+    jobs,
+    run_suite,
+)
 from neuroprune.config import ConfigError
 from neuroprune.record import RunRecord
 
@@ -109,6 +119,38 @@ def test_time_left_is_told_while_jobs_wait(experiments: Path, tmp_path: Path) ->
     lines: list[str] = []
     run_suite(todo, _record, tmp_path / "work", lines.append)
     assert any("; about 0 s to go" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "text"),
+    [
+        ({"a": {"b": 1}}, {"a": {"b": 1}}, ""),
+        ({"a": {"b": 1}}, {"a": {"b": 2}}, "a.b 1, now 2"),
+        ({"a": {"b": 1}}, {"a": {"c": 0}}, "a.b 1, now absent; a.c absent, now 0"),
+        ({"a": {}}, {"a": {"b": False}}, "a {}, now absent; a.b absent, now False"),
+        ({"a": 1, "b": None}, {"a": 1}, ""),
+        ({}, {"a": {"b": 1}}, "an empty one"),
+        ({}, {}, ""),
+        ({"a": 1}, {}, "a 1, now absent"),
+        (
+            dict.fromkeys("abcde", 1),
+            {"e": 1},
+            "a 1, now absent; b 1, now absent; c 1, now absent; 1 more",
+        ),
+    ],
+)
+def test_differences_of_two_configurations(
+    old: dict[str, Any], new: dict[str, Any], text: str
+) -> None:
+    assert differences(old, new) == text
+
+
+def test_a_record_of_an_empty_configuration_is_said_to_be_one(
+    experiments: Path, tmp_path: Path
+) -> None:
+    (job,) = jobs(find_configs([experiments / "mrpc"]), tmp_path / "results", seeds=[1])
+    RunRecord(config={}, method="l1", task="sst2", seed=1).save(job.record)
+    assert job.look() == (State.STALE, "made with another configuration: an empty one")
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(45, "45 s"), (600, "10 min"), (12600, "3.5 h")])

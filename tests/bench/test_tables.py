@@ -204,3 +204,15 @@ files = { train = "train.jsonl", validation = "dev.jsonl" }
     assert "begun has 1 of 2 seeds" in text
     assert "Not run yet: waiting." in text
     assert "done has" not in text
+
+
+def test_a_seed_that_failed_in_every_row_is_named_without_a_matrix(results: Path) -> None:
+    _record(1, 0.7).save(results / "sst2/l1-paper/seed-1.json")
+    for row, seed in (("neuroprune-paper", 3), ("l1-paper", 3), ("late", 2)):
+        failure = results / "sst2" / row / f"seed-{seed}.failed.txt"
+        failure.parent.mkdir(exist_ok=True)
+        failure.write_text("the loss became nan\nat step 7\n")
+    text = render(MARKED, results)
+    assert "neuroprune-paper has 2 of 3 seeds (3 failed: the loss became nan)" in text
+    assert "l1-paper has 1 of 3 seeds (3 failed: the loss became nan)" in text
+    assert "late has none of 3 seeds (2 failed: the loss became nan)" in text

@@ -6,36 +6,15 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 import neuroprune
 from neuroprune.anatomy import anatomy_of
 from neuroprune.cli.app import app
-from neuroprune.record import RunRecord
-from tests.bench import tiny
-
-RUNNER = CliRunner()
-
-
-def invoke(*arguments: str | Path, code: int = 0) -> Any:
-    """Run the command; its exit code must be `code`."""
-    result = RUNNER.invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == code, (result.output, result.exception)
-    return result
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("cli")
-    tiny.write_data(folder)
-    tiny.write_model(folder / "model")
-    tiny.write_config(folder / "config.toml", folder / "model")
-    return folder
+from tests.cli.helpers import RUNNER, invoke
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +26,6 @@ def trained(place: Path) -> Path:
     payload = json.loads(result.stdout)  # nothing but JSON on standard output
     assert payload["out"] == str(out)
     return out
-
-
-@pytest.fixture
-def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.chdir(tmp_path)
-    yield tmp_path
 
 
 def test_train_leaves_both_models_and_the_record(trained: Path) -> None:
@@ -114,6 +87,13 @@ def test_eval_finds_the_record_beside_the_model(trained: Path, place: Path) -> N
     record = neuroprune.record.RunRecord.load(trained / "record.json")
     assert payload["metrics"] == record.metrics["pruned"]
     assert payload["sizes"]["parameters"] == record.sizes["pruned"]["parameters"]
+
+
+def test_eval_on_another_split_than_the_run(trained: Path, place: Path) -> None:
+    options = ["--data-dir", place, "--set", "task.eval_split=train", "--json"]
+    payload = json.loads(invoke("eval", trained / "pruned", *options).stdout)
+    assert payload["split"] == "train"
+    assert 0.0 <= payload["metrics"]["accuracy"] <= 1.0
 
 
 def test_eval_prints_a_table(trained: Path, place: Path) -> None:
@@ -193,72 +173,6 @@ def test_shrink_without_a_plan_keeps_the_outputs(trained: Path, work: Path) -> N
     ids = torch.tensor([[2, 5, 6, 7, 3]])
     with torch.no_grad():
         torch.testing.assert_close(small(ids).logits, model(ids).logits, rtol=1e-5, atol=1e-6)
-
-
-def test_bench_runs_skips_and_renders(
-    place: Path, work: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from neuroprune.bench import runner
-
-    def in_this_process(config: Any, models: Any, data_dir: Any) -> dict[str, Any]:
-        return {
-            name: runner.evaluate_saved(config, directory, data_dir)["metrics"]
-            for name, directory in models.items()
-        }
-
-    monkeypatch.setattr(runner, "evaluate_fresh", in_this_process)
-    for method in ("neuroprune-prox", "l1-penalty"):
-        path = work / "experiments/tiny" / method / "config.toml"
-        tiny.write_config(path, place / "model")
-    l1 = (
-        'name = "neuroprune"\nalpha = 40.0\nbeta = 4.0\ntheta = 0.0\napply = "prox"',
-        'name = "l1"',
-    )
-    tiny.write_config(path, place / "model", method=l1)
-    options = [
-        "bench",
-        "run",
-        "experiments",
-        "--out",
-        "results",
-        "--data-dir",
-        str(place),
-        "--json",
-    ]
-    options += ["--set", "training.max_steps=2", "--seed", "1"]
-    assert len(json.loads(invoke(*options, "--dry-run").stdout)["would_run"]) == 2
-    first = invoke(*options)
-    payload = json.loads(first.stdout)
-    assert payload["ran"] == [
-        "results/tiny/l1-penalty/seed-1.json",
-        "results/tiny/neuroprune-prox/seed-1.json",
-    ]
-    assert "dense run of this setting and seed" in first.stderr  # trained once for both methods
-    again = json.loads(invoke(*options).stdout)
-    assert (again["ran"], len(again["skipped"])) == ([], 2)
-    document = work / "README.md"
-    document.write_text("<!-- table:tiny -->\n<!-- /table -->\n")
-    tables = ["bench", "table", document, "--out", "results"]
-    assert "not up to date: tiny" in invoke(*tables, "--check", code=1).stdout
-    invoke(*tables)
-    assert "| neuroprune-prox |" in document.read_text()
-    invoke(*tables, "--check")
-
-
-def test_bench_status_names_what_is_missing_and_what_is_stale(place: Path, work: Path) -> None:
-    path = work / "experiments/tiny/neuroprune-prox/config.toml"
-    tiny.write_config(path, place / "model")
-    status = ["bench", "status", "experiments", "--out", "results", "--json"]
-    (cell,) = json.loads(invoke(*status, code=1).stdout)["cells"]
-    assert cell["missing"] == [3]
-    record = work / "results/tiny/neuroprune-prox/seed-3.json"
-    RunRecord(config={}, method="neuroprune", task="t", seed=3).save(record)
-    (cell,) = json.loads(invoke(*status, code=1).stdout)["cells"]
-    assert (cell["missing"], cell["stale"]) == ([], [3])
-
-
-def test_bench_run_with_nothing_to_run(work: Path) -> None:
-    assert "Missing argument" in invoke("bench", "run", code=2).stderr
 
 
 @pytest.mark.parametrize(

@@ -7,26 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from neuroprune.cli.answers import answers
 from neuroprune.cli.app import app
 from neuroprune.cli.settings import Asked, load_config
 from neuroprune.record import RunRecord
 from tests.bench import tiny
+from tests.cli.helpers import RUNNER
 
-RUNNER = CliRunner()
 PAPER = {"name": "neuroprune", "alpha": 4.0, "beta": 4.0, "theta": 0.0, "apply": "prox"}
 AIMED = {"name": "neuroprune", "target": ["structural:0.5"], "begin": 0.1, "snapshots": [0.3]}
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("targets")
-    tiny.write_data(folder)
-    tiny.write_model(folder / "model")
-    tiny.write_config(folder / "config.toml", folder / "model")
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -47,12 +47,57 @@ def test_the_nine_tasks_of_glue_are_known(dataset, columns, metrics, labels):
         ("summarisation", {"dataset": "cnn_dailymail/3.0.0"}, ("article", "highlights")),
         ("summarisation", {"dataset": "EdinburghNLP/xsum"}, ("document", "summary")),
         ("summarisation", {"name": "scitldr", "files": FILES}, ("source", "target")),
+        ("summarisation", {"dataset": "scitldr/Abstract"}, ("source", "target")),
         ("translation", {"name": "multi30k_en_de", "files": FILES}, ("en", "de")),
+        ("translation", {"dataset": "multi30k"}, ("en", "de")),
+        ("translation", {"dataset": "iwslt14/de-en"}, ("translation.de", "translation.en")),
+        (
+            "translation",
+            {"dataset": "bbaaaa/iwslt14-de-en/de-en"},
+            ("translation.de", "translation.en"),
+        ),
+        ("translation", {"name": "iwslt14", "files": FILES}, ("translation.de", "translation.en")),
     ],
 )
 def test_known_sets_bring_their_columns(kind, settings, columns):
     task = TaskConfig(**{"kind": kind, "name": "any"} | settings)
     assert (task.source_column, task.target_column) == columns
+
+
+# Names by number, as the data set itself has them: another order would swap the classes.
+@pytest.mark.parametrize(
+    ("name", "labels"),
+    [
+        ("cola", ("unacceptable", "acceptable")),
+        ("sst2", ("negative", "positive")),
+        ("mrpc", ("not_equivalent", "equivalent")),
+        ("qqp", ("not_duplicate", "duplicate")),
+        ("mnli", ("entailment", "neutral", "contradiction")),
+        ("qnli", ("entailment", "not_entailment")),
+        ("rte", ("entailment", "not_entailment")),
+        ("wnli", ("not_entailment", "entailment")),
+    ],
+)
+def test_the_classes_of_glue_are_in_the_order_of_the_benchmark(name, labels):
+    assert TaskConfig(kind="classification", name=name, files=FILES).labels == labels
+
+
+@pytest.mark.parametrize("part", ["mnli_matched", "mnli_mismatched"])
+def test_the_evaluation_sets_of_mnli_are_known_by_themselves(part):
+    task = TaskConfig(kind="classification", name="any", dataset=f"glue/{part}")
+    assert task.columns == {"text": "premise", "text_pair": "hypothesis", "label": "label"}
+    assert (len(task.labels), task.eval_split) == (3, "validation")
+    other = TaskConfig(
+        kind="classification", name=part, dataset="glue/mnli", eval_split="validation_mismatched"
+    )
+    assert (other.eval_split, other.labels) == ("validation_mismatched", task.labels)
+
+
+@pytest.mark.parametrize("name", ["wikitext-2-raw-v1", "wikitext-103-v1"])
+def test_wikitext_is_known_in_both_sizes(name):
+    task = TaskConfig(kind="language-modelling", name="any", dataset=f"wikitext/{name}")
+    assert split_hub_name(task.dataset) == ("Salesforce/wikitext", name)
+    assert (task.text_column, task.metrics) == ("text", ("perplexity",))
 
 
 def test_a_column_that_is_given_wins_over_the_known_one():
@@ -120,6 +165,7 @@ def test_translation_needs_its_columns():
 
 def test_hub_names():
     assert split_hub_name("glue/sst2") == ("nyu-mll/glue", "sst2")
+    assert split_hub_name("iwslt14/de-en") == ("bbaaaa/iwslt14-de-en", "de-en")
     assert split_hub_name("xsum") == ("EdinburghNLP/xsum", None)
     assert split_hub_name("owner/set") == ("owner/set", None)
     assert split_hub_name("owner/set/part") == ("owner/set", "part")

@@ -14,6 +14,10 @@ from neuroprune.tasks.hub import unreachable
 
 SST2 = TaskConfig(kind="classification", name="sst2", dataset="glue/sst2")
 
+SCITLDR = {"source": ["one", "two"], "target": ["three"], "paper_id": "x"}
+XSUM = {"document": "one two", "summary": "three", "id": "x"}
+IWSLT14 = {"translation": {"de": "one two", "en": "three"}}
+
 
 @pytest.fixture
 def online(monkeypatch):
@@ -135,6 +139,86 @@ def test_nested_columns_of_a_hub_data_set(online, answering, monkeypatch):
     config = TaskConfig(kind="translation", name="wmt", dataset="wmt16/de-en", **settings)
     raw = read_task(config)
     assert raw.evaluation.columns == {"source": ["tree"], "target": [("Baum",)]}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "kind", "names", "row"),
+    [
+        ("scitldr/Abstract", "summarisation", ("allenai/scitldr", "Abstract"), SCITLDR),
+        ("xsum", "summarisation", ("EdinburghNLP/xsum", "default"), XSUM),
+        ("iwslt14/de-en", "translation", ("bbaaaa/iwslt14-de-en", "de-en"), IWSLT14),
+    ],
+)
+def test_a_set_that_is_a_program_is_read_from_its_conversion(
+    online, answering, monkeypatch, tmp_path, dataset, kind, names, row
+):
+    """In the layout of the hub's conversions: CONFIGURATION/SPLIT/NUMBER.parquet."""
+    repository, configuration = names
+    asked = []
+    for split in ("train", "validation", "test"):
+        for folder in (configuration, "another"):
+            path = tmp_path / "hub" / folder / split
+            path.mkdir(parents=True)
+            row_there = row if folder == configuration else {"other": "set"}
+            datasets.Dataset.from_list([row_there]).to_parquet(str(path / "0000.parquet"))
+    original = datasets.load_dataset
+
+    def load(*names, **more):
+        asked.append((names, more))
+        if "revision" not in more:
+            raise RuntimeError("Dataset scripts are no longer supported, but found it.py")
+        folder = str(tmp_path / "hub")
+        return original(folder, data_dir=more["data_dir"], cache_dir=str(tmp_path / "cache"))
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    raw = read_task(TaskConfig(kind=kind, name="any", dataset=dataset, eval_split="test"))
+    assert asked[0][0][0] == repository
+    assert asked[1] == (
+        (repository,),
+        {"data_dir": configuration, "revision": "refs/convert/parquet"},
+    )
+    expected = {"source": ["one two"], "target": [("three",)]}
+    assert raw.train.columns == raw.evaluation.columns == expected
+
+
+def test_another_failure_is_not_tried_again(online, answering, monkeypatch):
+    calls = []
+
+    def load(*names, **more):
+        calls.append(names)
+        raise RuntimeError("the disk is full.")
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    with pytest.raises(DataError, match=r"cannot be loaded: the disk is full\."):
+        read_task(SST2)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(("config", "unlabelled"), [("sst2", -1), ("stsb", -1.0)])
+def test_a_test_set_of_glue_without_labels_is_refused(
+    online, answering, monkeypatch, config, unlabelled
+):
+    rows = {"sentence": ["a", "b"], "sentence1": ["a", "b"], "sentence2": ["c", "d"]}
+    labelled = datasets.Dataset.from_dict(rows | {"label": [0, 1]})
+    test = datasets.Dataset.from_dict(rows | {"label": [unlabelled] * 2})
+    splits = datasets.DatasetDict({"train": labelled, "validation": labelled, "test": test})
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_: splits)
+    settings = {"kind": "classification", "name": config, "dataset": f"glue/{config}"}
+    assert len(read_task(TaskConfig(**settings)).evaluation) == 2
+    with pytest.raises(DataError, match=r"split 'test'.*-1.*without a label.*labelled split"):
+        read_task(TaskConfig(**settings, eval_split="test"))
+
+
+def test_the_translation_feature_of_a_hub_data_set(online, answering, monkeypatch):
+    features = datasets.Features({"translation": datasets.Translation(languages=["de", "en"])})
+    rows = {"translation": [{"de": "Baum", "en": "tree"}, {"de": "Haus", "en": "house"}]}
+    split = datasets.Dataset.from_dict(rows, features=features)
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda *_: datasets.DatasetDict({"validation": split})
+    )
+    raw = read_task(TaskConfig(kind="translation", name="any", dataset="iwslt14/de-en"))
+    expected = {"source": ["Baum", "Haus"], "target": [("tree",), ("house",)]}
+    assert raw.evaluation.columns == expected
 
 
 def test_a_name_that_the_hub_does_not_have(online, answering, monkeypatch):

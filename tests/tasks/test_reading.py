@@ -81,6 +81,7 @@ def test_given_labels_fix_the_order_and_numbers_count_them(tmp_path):
         ([1, 1], [1], {}, "every label is '1'; expected at least two classes. Check label_column"),
         ([0, 2], [0], {"labels": ["a", "b"]}, "unknown label 2; known: 0, 1, a, b"),
         ([0.5, "high"], [1], {"regression": True}, "'high' is not a finite number"),
+        ([0.5, 3], [-1, "-1.0"], {"regression": True}, r"every label is -1.*labelled split"),
     ],
 )
 def test_labels_that_do_not_fit_say_what_to_do(tmp_path, train, validation, more, message):
@@ -160,3 +161,13 @@ def test_text_to_model_is_read_line_by_line(tmp_path):
     assert raw.num_labels is None
     text = (tmp_path / "train.txt").read_text()
     assert "".join(raw.texts()) == text
+
+
+def test_translations_of_iwslt_in_local_files(tmp_path):
+    write_lines(tmp_path / "test.jsonl", [{"translation": {"de": "Baum", "en": "tree"}}])
+    settings = {"kind": "translation", "name": "iwslt14", "files": {"test": "test.jsonl"}}
+    raw = read_task(TaskConfig(**settings, eval_split="test"), tmp_path)
+    assert raw.evaluation.columns == {"source": ["Baum"], "target": [("tree",)]}
+    other = TaskConfig(**settings, eval_split="test", target_column="translation.fr")
+    with pytest.raises(DataError, match=r"no column 'translation\.fr'"):
+        read_task(other, tmp_path)

@@ -13,6 +13,7 @@ from neuroprune.record import RunRecord
 from neuroprune.report.numbers import IN_PERCENT, machines
 
 _AGAIN = "again"  # where the caption's command writes: beside the committed record it would skip
+_FAILED_SEED = re.compile(rf"seed-(?P<seed>\d+){re.escape(FAILURE_SUFFIX)}")
 _USAGE = re.compile(r"^Usage: (?P<command>.+)$", re.MULTILINE)
 
 
@@ -134,17 +135,19 @@ def _lack(cell: Cell) -> str:
 
 def _cells_of(folder: Path, groups: Mapping[str, Sequence[RunRecord]]) -> list[Cell]:
     """What there is where no file says what is wanted: every row the seeds that any row has."""
-    wanted = sorted({record.seed for group in groups.values() for record in group})
     failed = {
-        (file.parent.relative_to(folder).as_posix(), file.name.partition(".")[0]): file
+        (file.parent.relative_to(folder).as_posix(), int(found["seed"])): file
         for file in sorted(folder.rglob(f"*{FAILURE_SUFFIX}"))
+        if (found := _FAILED_SEED.fullmatch(file.name))
     }
+    done_somewhere = {record.seed for group in groups.values() for record in group}
+    wanted = sorted(done_somewhere | {seed for _, seed in failed})
     cells = []
     for key in dict.fromkeys([*groups, *(key for key, _ in failed)]):
         done = {record.seed for record in groups.get(key, ())}
         seeds: dict[int, tuple[State, str]] = {}
         for seed in wanted:
-            failure = failed.get((key, f"seed-{seed}"))
+            failure = failed.get((key, seed))
             if seed in done:
                 seeds[seed] = (State.DONE, "")
             elif failure is not None:

@@ -94,23 +94,34 @@ def _stale(record: Path, config: RunConfig) -> str:
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """In which settings two configurations differ: "training.epochs 1, now 2"; empty for none.
 
+    A setting that one of them lacks is "absent" there; none at all are "an empty one". A setting
+    that is null says no more than an absent one.
+
     Args:
         old: that of a record.
         new: the one it is compared with.
     """
-    sides = [dict(_settings(side)) for side in (old, new)]
-    keys = [k for k in sorted({*sides[0], *sides[1]}) if sides[0].get(k) != sides[1].get(k)]
-    told = [f"{k} {sides[0].get(k)}, now {sides[1].get(k)}" for k in keys[:_TOLD]]
+    was, now = (dict(_settings(side)) for side in (old, new))
+    if now and not was:
+        return "an empty one"
+    keys = [key for key in sorted({*was, *now}) if was.get(key) != now.get(key)]
+    told = [f"{key} {_told(was.get(key))}, now {_told(now.get(key))}" for key in keys[:_TOLD]]
     more = [f"{len(keys) - _TOLD} more"] if len(keys) > _TOLD else []
     return "; ".join(told + more)
 
 
-def _settings(data: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    if not isinstance(data, Mapping) or not data:
-        yield name, data
-        return
+def _told(value: Any) -> str:
+    return "absent" if value is None else str(value)
+
+
+def _settings(data: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted name and value of every setting; an empty table is a value."""
     for key, value in data.items():
-        yield from _settings(value, f"{name}.{key}" if name else str(key))
+        name = f"{above}.{key}" if above else str(key)
+        if isinstance(value, Mapping) and value:
+            yield from _settings(value, name)
+        else:
+            yield name, value
 
 
 @dataclass(frozen=True)

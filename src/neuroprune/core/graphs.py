@@ -176,7 +176,8 @@ def power_law_distance(values: Int[Tensor, " n"], exponent: float, xmin: int) ->
     """
     a = _exponent(exponent)
     x, count = _tail(values, xmin).unique(return_counts=True)
-    observed = count.cumsum(0) / count.sum()
+    share = count.double() / count.sum()
+    observed = share.cumsum(0)
     whole = torch.special.zeta(a, torch.full_like(a, xmin))
     gap = (observed - (1 - torch.special.zeta(a, x + 1) / whole)).abs()
     # P grows between two values that occur while S does not: the gap just before each counts, too.

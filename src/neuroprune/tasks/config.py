@@ -24,7 +24,7 @@ class TaskConfig(Config):
 
     What is left out is filled in when the object is made: first from what is known of the data
     set, which is recognised by its hub name, its package or `name` (the nine tasks of GLUE,
-    CNN/DailyMail, XSum, SciTLDR, Multi30k, WikiText), then from the kind of task.
+    CNN/DailyMail, XSum, SciTLDR, IWSLT14, Multi30k, WikiText), then from the kind of task.
 
     Args:
         kind: "classification", "summarisation", "translation" or "language-modelling".

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from typing import Any
 
 from neuroprune.tasks.errors import DataError, require
@@ -12,6 +13,8 @@ from neuroprune.tasks.presets import split_hub_name
 
 SECONDS = 3.0
 _GATEWAY_REFUSES = (403, 407)
+_REFUSED = "scripts are no longer supported"  # what datasets says of a set that is a program
+_CONVERTED = "refs/convert/parquet"  # where the hub keeps its own conversion of such a set
 
 
 def offline_mode() -> bool:
@@ -54,6 +57,9 @@ def _probe(endpoint: str, seconds: float) -> str | None:
 def load_hub_dataset(name: str) -> Any:
     """A hub data set: from the cache in offline mode, else from the hub.
 
+    A set that is a program (XSum, SciTLDR, IWSLT14), which `datasets` no longer runs, is read from
+    the hub's conversion to Parquet.
+
     Args:
         name: see `neuroprune.tasks.presets.split_hub_name`.
 
@@ -71,7 +77,7 @@ def load_hub_dataset(name: str) -> Any:
     if reason is not None and not offline:
         raise DataError(_unreachable(name, reason))
     try:
-        return datasets.load_dataset(repository, configuration)
+        return _load(datasets.load_dataset, repository, configuration, offline)
     except (OSError, ValueError, RuntimeError) as error:
         if offline or isinstance(error, ConnectionError):
             raise DataError(_unreachable(name, reason or str(error))) from error
@@ -79,6 +85,22 @@ def load_hub_dataset(name: str) -> Any:
             f"the hub data set {repository!r} (configuration {configuration!r}) cannot be loaded: "
             f"{error} Check its name on the hub, or give local files."
         ) from error
+
+
+def _load(
+    load: Callable[..., Any], repository: str, configuration: str | None, offline: bool
+) -> Any:
+    try:
+        return load(repository, configuration)
+    except (OSError, ValueError, RuntimeError) as error:
+        if not offline and _REFUSED not in str(error):
+            raise
+        try:
+            return load(repository, data_dir=configuration or "default", revision=_CONVERTED)
+        except (OSError, ValueError, RuntimeError):
+            if offline:  # the cache holds neither; the first attempt says it better
+                raise error from None
+            raise
 
 
 def _unreachable(name: str, reason: str) -> str:

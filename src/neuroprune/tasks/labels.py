@@ -91,8 +91,12 @@ def label_map(values: Sequence[Any], names: Sequence[str] | None, where: str) ->
 def scores(values: Sequence[Any], where: str) -> list[float]:
     """Labels of a regression.
 
+    Args:
+        values: labels as read.
+        where: file or split, for the message.
+
     Raises:
-        DataError: a value is no finite number.
+        DataError: a value is no finite number, or all are -1: the split has no labels.
     """
     out = []
     for row, value in enumerate(values, 1):
@@ -106,6 +110,11 @@ def scores(values: Sequence[Any], where: str) -> list[float]:
                 "regression = true needs. Correct the data, or set regression = false."
             )
         out.append(number)
+    if out and set(out) == {-1.0}:
+        raise DataError(
+            f"{where}: every label is -1, which marks examples without a label, as in the test set "
+            "of STS-B. Set eval_split to a labelled split."
+        )
     return out
 
 

@@ -98,6 +98,7 @@ def _glue(
 
 _ENTAILMENT = ("entailment", "not_entailment")
 _PARAPHRASE = ("not_equivalent", "equivalent")
+_MNLI = ("premise", "hypothesis", ("entailment", "neutral", "contradiction"), "accuracy")
 
 PRESETS: Mapping[str, Preset] = {
     "cola": _glue("sentence", None, ("unacceptable", "acceptable"), "matthews"),
@@ -105,13 +106,9 @@ PRESETS: Mapping[str, Preset] = {
     "mrpc": _glue("sentence1", "sentence2", _PARAPHRASE, "accuracy", "f1"),
     "qqp": _glue("question1", "question2", ("not_duplicate", "duplicate"), "accuracy", "f1"),
     "stsb": _glue("sentence1", "sentence2", None, "pearson", "spearman", regression=True),
-    "mnli": _glue(
-        "premise",
-        "hypothesis",
-        ("entailment", "neutral", "contradiction"),
-        "accuracy",
-        eval_split="validation_matched",
-    ),
+    "mnli": _glue(*_MNLI, eval_split="validation_matched"),  # or "validation_mismatched"
+    "mnli_matched": _glue(*_MNLI),  # these two of the hub have no training split
+    "mnli_mismatched": _glue(*_MNLI),
     "qnli": _glue("question", "sentence", _ENTAILMENT, "accuracy"),
     "rte": _glue("sentence1", "sentence2", _ENTAILMENT, "accuracy"),
     "wnli": _glue("sentence1", "sentence2", ("not_entailment", "entailment"), "accuracy"),
@@ -122,12 +119,17 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "xsum": Preset(Kind.SUMMARISATION, {"source_column": "document", "target_column": "summary"}),
     "scitldr": Preset(Kind.SUMMARISATION, {"source_column": "source", "target_column": "target"}),
+    "iwslt14": Preset(
+        Kind.TRANSLATION,
+        {"source_column": "translation.de", "target_column": "translation.en"},
+    ),
     "multi30k": Preset(Kind.TRANSLATION, {"source_column": "en", "target_column": "de"}),
     "wikitext": Preset(Kind.LANGUAGE_MODELLING, {"text_column": "text"}),
 }
 # Other names of the same sets.
 _ALIASES = {
     "cnndm": "cnn_dailymail",
+    "iwslt14_de_en": "iwslt14",
     "multi30k_en_de": "multi30k",
     "sts_b": "stsb",
     "sst_2": "sst2",
@@ -138,6 +140,7 @@ _ALIASES = {
 _REPOSITORIES = {
     "cnn_dailymail": "abisee/cnn_dailymail",
     "glue": "nyu-mll/glue",
+    "iwslt14": "bbaaaa/iwslt14-de-en",
     "multi30k": "bentrevett/multi30k",
     "rotten_tomatoes": "cornell-movie-review-data/rotten_tomatoes",
     "scitldr": "allenai/scitldr",

@@ -1,0 +1,95 @@
+"""`neuroprune bench` on a tiny random model: run, status, table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neuroprune.record import RunRecord
+from tests.bench import tiny
+from tests.cli.helpers import invoke
+
+
+def test_bench_runs_skips_and_renders(
+    place: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from neuroprune.bench import runner
+
+    def in_this_process(config: Any, models: Any, data_dir: Any) -> dict[str, Any]:
+        return {
+            name: runner.evaluate_saved(config, directory, data_dir)["metrics"]
+            for name, directory in models.items()
+        }
+
+    monkeypatch.setattr(runner, "evaluate_fresh", in_this_process)
+    for method in ("neuroprune-prox", "l1-penalty"):
+        path = work / "experiments/tiny" / method / "config.toml"
+        tiny.write_config(path, place / "model")
+    l1 = (
+        'name = "neuroprune"\nalpha = 40.0\nbeta = 4.0\ntheta = 0.0\napply = "prox"',
+        'name = "l1"',
+    )
+    tiny.write_config(path, place / "model", method=l1)
+    options = [
+        "bench",
+        "run",
+        "experiments",
+        "--out",
+        "results",
+        "--data-dir",
+        str(place),
+        "--json",
+    ]
+    options += ["--set", "training.max_steps=2", "--seed", "1"]
+    assert len(json.loads(invoke(*options, "--dry-run").stdout)["would_run"]) == 2
+    first = invoke(*options)
+    payload = json.loads(first.stdout)
+    assert payload["ran"] == [
+        "results/tiny/l1-penalty/seed-1.json",
+        "results/tiny/neuroprune-prox/seed-1.json",
+    ]
+    assert "dense run of this setting and seed" in first.stderr  # trained once for both methods
+    again = json.loads(invoke(*options).stdout)
+    assert (again["ran"], len(again["skipped"])) == ([], 2)
+    document = work / "README.md"
+    document.write_text("<!-- table:tiny -->\n<!-- /table -->\n")
+    tables = ["bench", "table", document, "--out", "results"]
+    assert "not up to date: tiny" in invoke(*tables, "--check", code=1).stdout
+    invoke(*tables)
+    assert "| neuroprune-prox |" in document.read_text()
+    invoke(*tables, "--check")
+
+
+def test_bench_status_names_what_is_missing_and_what_is_stale(place: Path, work: Path) -> None:
+    path = work / "experiments/tiny/neuroprune-prox/config.toml"
+    tiny.write_config(path, place / "model")
+    status = ["bench", "status", "experiments", "--out", "results", "--json"]
+    (cell,) = json.loads(invoke(*status, code=1).stdout)["cells"]
+    assert cell["missing"] == [3]
+    record = work / "results/tiny/neuroprune-prox/seed-3.json"
+    RunRecord(config={}, method="neuroprune", task="t", seed=3).save(record)
+    (cell,) = json.loads(invoke(*status, code=1).stdout)["cells"]
+    assert (cell["missing"], cell["stale"]) == ([], [3])
+
+
+def test_the_matrices_of_the_paper_are_listed_and_looked_up(work: Path) -> None:
+    paper = Path(__file__).parents[2] / "benchmarks/matrices/paper"
+    listed = json.loads(
+        invoke("bench", "run", paper, "--out", "results", "--dry-run", "--json").stdout
+    )["would_run"]
+    assert "paper-mnli/neuroprune-alpha1e-07-beta0.001-theta0.15, seed 1" in listed
+    payload = json.loads(
+        invoke("bench", "status", paper, "--out", "results", "--json", code=1).stdout
+    )
+    assert payload["wanted"] == len(listed) == len(set(listed))
+    assert (payload["done"], payload["foreign"]) == (0, {})
+    only = ["--only", "paper-iwslt14/dsp-*", "--out", "results", "--dry-run", "--json"]
+    some = json.loads(invoke("bench", "run", paper / "iwslt14.toml", *only).stdout)["would_run"]
+    assert len(some) == 4
+
+
+def test_bench_run_with_nothing_to_run(work: Path) -> None:
+    assert "Missing argument" in invoke("bench", "run", code=2).stderr
