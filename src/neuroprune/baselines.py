@@ -10,14 +10,19 @@ from typing import Any
 
 from neuroprune.choices import (
     Apply,
+    Distill,
     Structure,
     Training,
     check_choice,
     check_finite,
+    check_teacher,
 )
 from neuroprune.errors import ConfigError
 from neuroprune.settings import Config
 from neuroprune.targets import Heads, Structural, Weights, parse_targets
+
+_OF_LAYERS = ("layer_weight", "teacher_layers", "ordered")  # settings of CoFi's distillation
+_OF_A_TEACHER = ("distill", "temperature", *_OF_LAYERS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +80,7 @@ class _Free(Budgeted):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        fields = type(self).__dataclass_fields__
-        given = [n for n in self._idle() if getattr(self, n) != fields[n].default]
+        given = [n for n in self._idle() if getattr(self, n) != _default(type(self), n)]
         if given:
             name, lead = type(self).__name__, "without" if self.target is None else "with"
             raise ConfigError(
@@ -209,15 +213,30 @@ class CoFi(Budgeted):
     to the target, which is warmed up linearly between `begin` and `warm`. At `end` the gates are
     fixed, the least open units are removed physically, and the rest recovers.
 
+    With a teacher, and w = `layer_weight`, the task's loss gives way to
+
+        (1 - w) * T^2 * KL(teacher || student) + w * sum_i MSE(W H_s^m(i), H_t^i)
+
+    where i goes over `teacher_layers`, m(i) is the closest student layer whose MLP is not removed,
+    and W is learnt, the identity at first.
+
     Args:
         target: a structural sparsity; see `Budgeted`.
         begin: share of the training before the gates begin to learn.
         warm: share of the training at which the Lagrangian's target is the whole target.
         end: share of the training at which the gates are fixed and the cut is made.
         gate_learning_rate: of the gates and the Lagrange multipliers (Adam).
+        teacher: as in `NeuroPrune`; it should know the task, since no label is looked at. None:
+            off.
+        distill: "layers", as above, or "logits", as in `NeuroPrune`.
+        temperature: T of the logits.
+        layer_weight: w, in [0, 1]; 1 - lambda of the paper.
+        teacher_layers: numbers of the layers that teach, from 1. None: four at equal distances, the
+            last among them.
+        ordered: a lower teacher layer is matched with a lower student layer, for small data sets.
 
     Raises:
-        ConfigError: a value is outside its range.
+        ConfigError: a value is outside its range, or would do nothing.
 
     Reference: Xia et al. (2022), arXiv 2204.00408; Louizos et al. (2018), arXiv 1712.01312.
     """
@@ -226,6 +245,12 @@ class CoFi(Budgeted):
     warm: float = 0.3
     end: float = 0.6
     gate_learning_rate: float = 0.1
+    teacher: str | None = None
+    distill: Distill | str = Distill.LAYERS
+    temperature: float = 2.0
+    layer_weight: float = 0.9
+    teacher_layers: tuple[int, ...] | None = None
+    ordered: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -237,6 +262,56 @@ class CoFi(Budgeted):
                 "CoFi drives an expected structural sparsity to its target: give one, such as "
                 f"target=0.8, got {', '.join(map(str, targets)) or None}."
             )
+        self._check_teaching()
+
+    def _check_teaching(self) -> None:
+        check_teacher(self)
+        check_choice(self, "distill", Distill)
+        check_finite(self, "temperature", 1e-3)
+        check_finite(self, "layer_weight", 0.0, 1.0)
+        if not isinstance(self.ordered, bool):
+            raise ConfigError(f"CoFi.ordered must be true or false, got {self.ordered!r}.")
+        if self.teacher_layers is not None:
+            object.__setattr__(self, "teacher_layers", _layer_numbers(self.teacher_layers))
+        idle = [n for n in _OF_LAYERS if getattr(self, n) != _default(type(self), n)]
+        if idle and self.distill is Distill.LOGITS:
+            raise ConfigError(
+                f'CoFi.{", ".join(idle)} would do nothing with distill="logits". Leave it out, or '
+                'use distill="layers".'
+            )
+
+    @property
+    def teaching(self) -> dict[str, Any]:
+        """The settings that need a teacher and are not at their defaults."""
+        found = {n: getattr(self, n) for n in _OF_A_TEACHER}
+        return {n: v for n, v in found.items() if v != _default(type(self), n)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON- and TOML-ready form; what only a teacher needs is left out where there is none."""
+        out = super().to_dict()
+        if self.teacher_layers is not None:
+            out["teacher_layers"] = list(self.teacher_layers)
+        if self.teacher is None and not self.teaching:
+            idle: tuple[str, ...] = _OF_A_TEACHER
+        else:
+            idle = _OF_LAYERS if self.distill is Distill.LOGITS else ()
+        return {k: v for k, v in out.items() if k not in idle}
+
+
+def _default(kind: type[Config], name: str) -> Any:
+    return kind.__dataclass_fields__[name].default
+
+
+def _layer_numbers(values: Any) -> tuple[int, ...]:
+    good = isinstance(values, list | tuple) and len(values) > 0
+    numbers = tuple(values) if good else ()
+    whole = all(isinstance(v, int) and not isinstance(v, bool) and v >= 1 for v in numbers)
+    if not good or not whole or sorted(set(numbers)) != list(numbers):
+        raise ConfigError(
+            "CoFi.teacher_layers must be rising numbers of layers, the first being 1, such as "
+            f"[3, 6, 9, 12], got {values!r}."
+        )
+    return numbers
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,9 @@ from enum import StrEnum
 
 from neuroprune.errors import ConfigError
 
+DENSE = "dense"  # teacher: the model as it was at `attach`
+FINETUNED = "finetuned"  # teacher, in an experiment: its dense run of the same seed
+
 
 class Apply(StrEnum):
     """How a penalty acts: inside the gradient (the paper) or as a decoupled proximal step."""
@@ -27,6 +30,17 @@ class Training(StrEnum):
 
     JOINT = "joint"
     PIPELINED = "pipelined"
+
+
+class Distill(StrEnum):
+    """What a student is compared with its teacher by.
+
+    layers: the hidden states of layers and the answers, in place of the task's loss.
+    logits: the answers, mixed with the task's loss.
+    """
+
+    LAYERS = "layers"
+    LOGITS = "logits"
 
 
 class Connectivity(StrEnum):
@@ -99,3 +113,18 @@ def check_choice(owner: object, name: str, kind: type[StrEnum]) -> None:
         raise ConfigError(
             f"{type(owner).__name__}.{name} must be one of {names}, got {value!r}."
         ) from None
+
+
+def check_teacher(owner: object) -> None:
+    """Refuse a field `teacher` that is neither None nor the name of a teacher.
+
+    Raises:
+        ConfigError: the value is no text, or empty.
+    """
+    value = getattr(owner, "teacher", None)
+    if value is not None and (not isinstance(value, str) or not value):
+        raise ConfigError(
+            f'{type(owner).__name__}.teacher must be "{DENSE}", a directory or a hub name (in an '
+            f'experiment also "{FINETUNED}"); pass a model that is in memory as attach(..., '
+            f"teacher=model). Got {value!r}."
+        )

@@ -23,6 +23,7 @@ from neuroprune.choices import (
     Structure,
     check_choice,
     check_finite,
+    check_teacher,
 )
 from neuroprune.errors import ConfigError
 from neuroprune.settings import Config
@@ -70,7 +71,7 @@ class NeuroPrune(Config):
         begin: share of the training before the first cut (target mode).
         end: share of the training after which nothing more is removed (target mode).
         teacher: "dense" (the model as it was at `attach`) or a directory or hub name: its logits
-            are distilled. None: off.
+            are distilled; in an experiment also "finetuned", its dense run. None: off.
         repair: least-squares repair of the output projections at every cut.
         snapshots: structural sparsities at which a reloadable model is saved on the way.
         uniform: equal shapes in all layers, rounded to multiples that hardware likes.
@@ -111,11 +112,7 @@ class NeuroPrune(Config):
         for name in ("repair", "uniform"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"NeuroPrune.{name} must be true or false.")
-        if self.teacher is not None and (not isinstance(self.teacher, str) or not self.teacher):
-            raise ConfigError(
-                'NeuroPrune.teacher must be "dense", a directory or a hub name; pass a model that '
-                f"is in memory as attach(..., teacher=model). Got {self.teacher!r}."
-            )
+        check_teacher(self)
         object.__setattr__(self, "snapshots", _snapshots(self.snapshots))
         if self.target is None:
             self._check_paper_mode()

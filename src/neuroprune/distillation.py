@@ -15,11 +15,12 @@ from torch.nn import functional
 from neuroprune.anatomy.inputs import copy_of, device_of
 from neuroprune.checkpoint import from_pretrained
 from neuroprune.checkpoint.files import PLAN_FILE
+from neuroprune.choices import DENSE, FINETUNED
 from neuroprune.errors import ConfigError
 
 WEIGHT = 0.5  # of the teacher in the loss
 TEMPERATURE = 2.0
-_IGNORED = -100  # label that transformers' losses pass over
+IGNORED = -100  # label that transformers' losses pass over
 # Not asked of the teacher: its loss and states are not used.
 _UNASKED = ("output_hidden_states", "output_attentions", "num_items_in_batch", "return_dict")
 
@@ -29,7 +30,7 @@ class Distillation:
 
         loss <- (1 - w) * loss + w * T^2 * KL( softmax(teacher / T) || softmax(student / T) )
 
-    with w = 0.5 and T = 2, as a mean over the examples, or over the positions that have a label.
+    with w = 0.5, as a mean over the examples, or over the positions that have a label.
     Regression is compared by mean squared error, independent labels by their own probabilities.
     It acts in a forward hook, so a plain loop and the Trainer need no change, and only in training
     mode, where a gradient is wanted and the model returned a loss. The teacher costs one forward
@@ -39,6 +40,7 @@ class Distillation:
         model: the student.
         teacher: the teacher. One on another device or in another precision is copied.
         is_start: whether it is a copy of the student as training began.
+        temperature: T.
 
     Raises:
         ConfigError: the two do not answer the same question.
@@ -46,10 +48,17 @@ class Distillation:
     Reference: Hinton, Vinyals and Dean (2015), arXiv 1503.02531, section 2.
     """
 
-    def __init__(self, model: nn.Module, teacher: nn.Module, is_start: bool = False) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        teacher: nn.Module,
+        is_start: bool = False,
+        temperature: float = TEMPERATURE,
+    ) -> None:
         _check_same_question(model, teacher)
         self.teacher = _beside(model, teacher).eval()
         self.is_start = is_start
+        self.temperature = temperature
         self.answered = 0  # forward passes
         self._hook = model.register_forward_hook(self._mix, with_kwargs=True)
 
@@ -64,12 +73,37 @@ class Distillation:
         if loss is None or logits is None:
             return output
         answer = self._answer(model, args, kwargs, logits)
-        mixed = (1.0 - WEIGHT) * loss + WEIGHT * _distance(model, logits, answer, args, kwargs)
+        distance = _distance(model, logits, answer, args, kwargs, self.temperature)
+        mixed = self._mixture(loss, distance, model, args, kwargs)
         self.answered += 1
         if isinstance(output, tuple):
             return (mixed, *output[1:])
         output["loss"] = mixed
         return output
+
+    def _mixture(
+        self, loss: Tensor, distance: Tensor, model: Any, args: Any, kwargs: Mapping[str, Any]
+    ) -> Tensor:
+        """The loss that is trained on, of the task's and the distance of the answers."""
+        return (1.0 - WEIGHT) * loss + WEIGHT * distance
+
+    def step_(self, learning_rate: float) -> None:
+        """After an optimizer step: let learn what the distillation itself has to learn; nothing.
+
+        Args:
+            learning_rate: of the user's optimizer.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-ready state; the teacher is not in it."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Read what `state_dict` wrote.
+
+        Args:
+            state: the state.
+        """
 
     @torch.no_grad()
     def _answer(self, model: Any, args: Any, kwargs: Mapping[str, Any], logits: Tensor) -> Tensor:
@@ -96,12 +130,17 @@ def teacher_for(model: nn.Module, teacher: nn.Module | Path | str) -> nn.Module:
         teacher: a model; "dense", a copy of the student as it is; or a directory or hub name.
 
     Raises:
-        ConfigError: it cannot be loaded, or a part of it would be random.
+        ConfigError: it cannot be loaded, a part of it would be random, or there is no such run.
     """
     if isinstance(teacher, nn.Module):
         return teacher
-    if teacher == "dense":
+    if teacher == DENSE:
         return _without_hooks_(copy_of(model))
+    if teacher == FINETUNED:
+        raise ConfigError(
+            f"the teacher {FINETUNED!r} is the dense run of an experiment, and there is none here. "
+            "Give the directory of a fine-tuned model, or a model as attach(..., teacher=model)."
+        )
     try:
         if (Path(teacher) / PLAN_FILE).is_file():
             loaded: nn.Module = from_pretrained(teacher)
@@ -180,36 +219,57 @@ def _parts(output: Any) -> tuple[Tensor | None, Tensor | None]:
 
 
 def _distance(
-    model: Any, student: Tensor, teacher: Tensor, args: Any, kwargs: Mapping[str, Any]
+    model: Any,
+    student: Tensor,
+    teacher: Tensor,
+    args: Any,
+    kwargs: Mapping[str, Any],
+    temperature: float,
 ) -> Tensor:
     """What the teacher adds to the loss, reduced as the model reduces its own."""
     wide = torch.promote_types(student.dtype, torch.float32)
     problem = getattr(model.config, "problem_type", None)
     if student.shape[-1] == 1 or problem == "regression":
         return functional.mse_loss(student.to(wide), teacher.to(wide))
-    labels, number = _labels(model, args, kwargs), None
+    labels, number = argument(model, "labels", args, kwargs), None
     if problem == "multi_label_classification":  # sigmoid(z) = softmax((z, 0))
         student, teacher = (torch.stack([z, torch.zeros_like(z)], -1) for z in (student, teacher))
     elif student.ndim == 3 and labels is not None and labels.shape == student.shape[:2]:
-        if any(word in type(model).__name__ for word in ("CausalLM", "LMHead")):
+        if predicts_next(model):
             student, teacher, labels = student[:, :-1], teacher[:, :-1], labels[:, 1:]
             # Under gradient accumulation the Trainer counts the labels of all batches of a step.
             number = kwargs.get("num_items_in_batch")
-        counted = (labels != _IGNORED).to(student.device)
+        counted = (labels != IGNORED).to(student.device)
         student, teacher = student[counted], teacher[counted]
     student, teacher = (
-        z.reshape(-1, z.shape[-1]).to(wide) / TEMPERATURE for z in (student, teacher)
+        z.reshape(-1, z.shape[-1]).to(wide) / temperature for z in (student, teacher)
     )
     divergence = functional.kl_div(
         student.log_softmax(-1), teacher.log_softmax(-1), reduction="sum", log_target=True
     )
-    return TEMPERATURE**2 * divergence / (max(len(student), 1) if number is None else number)
+    return temperature**2 * divergence / (max(len(student), 1) if number is None else number)
 
 
-def _labels(model: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> Tensor | None:
-    """The labels of a forward pass, also where they were given by position."""
-    labels = kwargs.get("labels")
-    if labels is None and args:
+def predicts_next(model: nn.Module) -> bool:
+    """Whether position t of the model's answers is about label t + 1.
+
+    Args:
+        model: the model.
+    """
+    return any(word in type(model).__name__ for word in ("CausalLM", "LMHead"))
+
+
+def argument(model: nn.Module, name: str, args: Any, kwargs: Mapping[str, Any]) -> Tensor | None:
+    """A tensor that a forward pass was given, also where it was given by position.
+
+    Args:
+        model: the model.
+        name: of the argument.
+        args: those given by position.
+        kwargs: those given by name.
+    """
+    value = kwargs.get(name)
+    if value is None and args:
         bound = inspect.signature(type(model).forward).bind_partial(model, *args)
-        labels = bound.arguments.get("labels")
-    return labels if isinstance(labels, Tensor) else None
+        value = bound.arguments.get(name)
+    return value if isinstance(value, Tensor) else None

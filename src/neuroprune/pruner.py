@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from neuroprune.anatomy import Anatomy, anatomy_of
-from neuroprune.config import Config, ConfigError, NeuroPrune
+from neuroprune.choices import DENSE
+from neuroprune.config import CoFi, Config, ConfigError, NeuroPrune
 from neuroprune.distillation import Distillation, teacher_for
+from neuroprune.layer_distillation import distillation_for
 from neuroprune.methods import Method, dead_units, method_for
 from neuroprune.plan import ShrinkPlan
 from neuroprune.snapshots import Evaluate, Snapshots
@@ -56,8 +58,8 @@ def attach(
         optimizer: the optimizer that trains it, or accelerate's wrapper of it.
         method: `NeuroPrune(...)`, `L1(...)`, `Magnitude(...)`, or a `Method` of your own.
         total_steps: optimizer steps of the whole training; needed by methods with a schedule.
-        teacher: whose logits are distilled while training: a model, "dense" (a copy of the model as
-            it is now), a directory or a hub name. In place of `NeuroPrune(teacher=...)`.
+        teacher: who is distilled while training: a model, "dense" (a copy of the model as it is
+            now), a directory or a hub name. In place of the `teacher` of the configuration.
         snapshot_dir: where the models of `NeuroPrune(snapshots=[...])` go.
         evaluate: model -> metrics, for the quality of each snapshot.
 
@@ -81,7 +83,7 @@ def attach(
     pruner = Pruner(model, optimizer, chosen, snapshots)
     if answers is not None:
         try:
-            pruner.teach(answers, is_start=isinstance(asked, str) and asked == "dense")
+            pruner.teach(answers, is_start=isinstance(asked, str) and asked == DENSE)
         except BaseException:
             pruner.detach()
             raise
@@ -98,6 +100,12 @@ def _teacher(
             "leave the teacher out."
         )
     asked = getattr(config, "teacher", None) if teacher is None else teacher
+    idle = config.teaching if asked is None and isinstance(config, CoFi) else {}
+    if idle:
+        raise ConfigError(
+            f"CoFi.{', '.join(idle)} would do nothing without a teacher. Leave it out, or give a "
+            'teacher, such as CoFi(teacher="dense").'
+        )
     if asked is None or isinstance(asked, nn.Module | Path | str):
         return asked
     raise ConfigError(
@@ -164,7 +172,7 @@ class Pruner:
         _ATTACHED.add(self.optimizer)
 
     def teach(self, teacher: nn.Module, is_start: bool = False) -> None:
-        """Distil a teacher's logits from now on.
+        """Distil a teacher from now on, as the method's configuration says.
 
         Args:
             teacher: the teacher.
@@ -173,7 +181,13 @@ class Pruner:
         Raises:
             ConfigError: it answers another question than the model.
         """
-        self._distillation = Distillation(self.model, teacher, is_start)
+        config: Config = self.method.config
+        self._distillation = distillation_for(
+            config, self.model, teacher, is_start, self._open_mlps
+        )
+
+    def _open_mlps(self) -> set[str]:
+        return {block.name for block in self.anatomy.mlps if self.method.is_open(block)}
 
     def _take_snapshot(self, budget: float) -> None:
         if self.snapshots is not None:
@@ -246,6 +260,7 @@ class Pruner:
             "removed": self.removed.to_dict(),
             "snapshots": [] if self.snapshots is None else self.snapshots.taken,
             "lineage": self.anatomy.lineage.to_dict(),
+            "distillation": {} if self._distillation is None else self._distillation.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -280,6 +295,8 @@ class Pruner:
         self._cut_at_step = int(state["cut_at_step"])
         self.removed = ShrinkPlan.from_dict(state["removed"])
         self.method.load_state_dict(state["method_state"])
+        if self._distillation is not None and state["steps"]:
+            self._distillation.load_state_dict(state.get("distillation", {}))
         if self.snapshots is not None:
             self.snapshots.taken = list(state.get("snapshots", []))
 
@@ -320,6 +337,8 @@ class Pruner:
         if _skipped(optimizer):
             return
         self.method.prox_(self.anatomy, self._step_sizes().get)
+        if self._distillation is not None:
+            self._distillation.step_(float(optimizer.param_groups[0]["lr"]))
         self.steps += 1
         self._cut(self.method.cut_now(self.anatomy))
         budget = self.method.snapshot_due

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import neuroprune
-from neuroprune import L1, Magnitude, NeuroPrune
+from neuroprune import L1, CoFi, Magnitude, NeuroPrune
 from neuroprune.anatomy import anatomy_of
 from neuroprune.bench import runner
 from neuroprune.bench.config import RunConfig, TrainingConfig
@@ -270,6 +270,25 @@ def test_a_dense_run_is_shared_by_methods_and_not_by_seeds(
     assert second.metrics["dense"] == first.metrics["dense"]
     run(config.with_seed(2), tmp_path / "c", place, told, dense=shared)
     assert len(told.notes) == 1
+
+
+def test_the_dense_run_teaches_where_the_method_asks_for_it(
+    config: RunConfig, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+
+    def watched(*args: Any) -> Any:
+        given.append(args[-1])
+        return fine_tune(*args)
+
+    monkeypatch.setattr(runner, "fine_tune", watched)
+    asked = CoFi(target=0.5, teacher="finetuned")
+    config = replace(config, training=replace(config.training, max_steps=4), method=asked)
+    record = run(config.with_seed(1), tmp_path / "a", place)
+    assert given == [None, tmp_path / "a" / "dense"]
+    assert record.config["method"]["teacher"] == "finetuned"
+    assert record.training["pruned"]["reached"]["structural:0.5"] >= 0.5
+    assert RunConfig.from_dict(record.config).method == asked
 
 
 SCRATCH = """

@@ -11,7 +11,7 @@ import torch
 
 import neuroprune
 from neuroprune.anatomy import anatomy_of
-from neuroprune.config import ConfigError, Magnitude, NeuroPrune
+from neuroprune.config import CoFi, ConfigError, Magnitude, NeuroPrune
 from neuroprune.topology.sparsity import sparsity
 from tests.zoo import inputs_for, lineage_of, make_inputs, make_model
 
@@ -34,7 +34,9 @@ class Rows(torch.utils.data.Dataset):
         return {"input_ids": self.ids[index], "labels": self.labels[index]}
 
 
-def trainer_for(model: Any, directory: Path, method: Any = CONFIG, **settings: Any) -> Any:
+def trainer_for(
+    model: Any, directory: Path, method: Any = CONFIG, teacher: Any = None, **settings: Any
+) -> Any:
     from transformers import Trainer, TrainingArguments
 
     arguments = {
@@ -52,7 +54,7 @@ def trainer_for(model: Any, directory: Path, method: Any = CONFIG, **settings: A
         "dataloader_pin_memory": False,
         **settings,
     }
-    callback = neuroprune.NeuroPruneCallback(method)
+    callback = neuroprune.NeuroPruneCallback(method, teacher=teacher)
     return Trainer(
         model, TrainingArguments(**arguments), train_dataset=Rows(), callbacks=[callback]
     )
@@ -293,3 +295,17 @@ def test_the_teacher_works_under_the_trainer(tmp_path: Path) -> None:
         losses.append(trainer.train().training_loss)
         assert not model._forward_hooks
     assert losses[0] != losses[1]
+
+
+def test_layers_are_distilled_and_resumed_under_the_trainer(tmp_path: Path) -> None:
+    """From before the gates learn, and from after the cut, with the transformation as it was."""
+    method, teacher = CoFi(target=0.5, begin=0.3, warm=0.4, end=0.6), make_model("bert", seed=5)
+    whole = make_model("bert")
+    trainer_for(whole, tmp_path / "a", method, teacher).train()
+    assert lineage_of(whole).to_dict() != lineage_of(make_model("bert")).to_dict()
+    for number in (3, 9):
+        folder = tmp_path / "a" / f"checkpoint-{number}"
+        again = neuroprune.from_pretrained(folder)
+        trainer = trainer_for(again, tmp_path / "b", method, teacher)
+        trainer.train(resume_from_checkpoint=str(folder))
+        assert equal(whole, again, 1e-6)

@@ -71,3 +71,37 @@ def lowest(scores: Sequence[float], count: int) -> list[bool]:
                 best = i
         marks[best] = True
     return marks
+
+
+def layer_distance(
+    transform: Array,
+    students: Sequence[Array],
+    teachers: Sequence[Array],
+    is_open: Sequence[bool],
+    ordered: bool,
+) -> tuple[float, list[int]]:
+    """Sum over teaching layers of the squared distance to their student layer, and who that is.
+
+    Ordered: the highest teacher first, each below the one before, or with it where none is left.
+    """
+
+    def error(student: Array, teacher: Array) -> float:
+        total, width = 0.0, len(transform)
+        for p in range(len(student)):
+            for i in range(width):
+                mapped = sum(transform[i][j] * student[p][j] for j in range(width))
+                total += (mapped - teacher[p][i]) ** 2
+        return total / (len(student) * width)
+
+    candidates = [j for j, yes in enumerate(is_open) if yes] or list(range(len(is_open)))
+    total, chosen, limit = 0.0, [], len(students)
+    for teacher in reversed(teachers):
+        allowed = [j for j in candidates if j < limit or not ordered]
+        best = limit
+        for j in allowed:
+            if best not in allowed or error(students[j], teacher) < error(students[best], teacher):
+                best = j
+        total += error(students[best], teacher)
+        chosen.append(best)
+        limit = best
+    return total, chosen[::-1]

@@ -19,6 +19,7 @@ from neuroprune.bench.config import RunConfig
 from neuroprune.bench.progress import Progress
 from neuroprune.bench.training import RunError, TrainingResult, fine_tune
 from neuroprune.checkpoint import save_pretrained
+from neuroprune.choices import FINETUNED
 from neuroprune.config import Config, ConfigError, method_name
 from neuroprune.evaluation.quality import EvaluationError, evaluate
 from neuroprune.evaluation.size import size_report
@@ -73,7 +74,7 @@ def run(
     experiment = _Experiment(config, raw, data_dir, progress)
     dense_dir, dense_run = experiment.dense(out, dense)
     pruned_dir = out / "pruned"
-    pruned, in_process = experiment.train(config.method, pruned_dir)
+    pruned, in_process = experiment.train(config.method, pruned_dir, dense_dir)
     quality = experiment.quality(dense_dir, dense_run, pruned_dir)
     if dense is not None:
         _keep(dense, dense_run | {"metrics": quality["dense"]})
@@ -138,9 +139,10 @@ class _Experiment:
         return model, self._data
 
     def train(
-        self, method: Config | None, directory: Path
+        self, method: Config | None, directory: Path, dense: Path | None = None
     ) -> tuple[TrainingResult, dict[str, float]]:
         """Train one of the two and save it; measure the pruned one in this process, too."""
+        finetuned = getattr(method, "teacher", None) == FINETUNED
         name = "dense" if method is None else method_name(method)
         self.progress.stage(f"training: {name}")
         model, data = self._start()
@@ -154,6 +156,7 @@ class _Experiment:
             method,
             self.progress.step,
             lambda trained: evaluate(trained, data, self.config.training.eval_batch_size),
+            dense if finetuned else None,
         )
         metrics: dict[str, float] = {}
         if method is not None:

@@ -115,6 +115,7 @@ def fine_tune(
     method: Config | None = None,
     on_step: OnStep | None = None,
     evaluate: Callable[[Any], Mapping[str, float]] | None = None,
+    teacher: Path | None = None,
 ) -> TrainingResult:
     """Train a model in place.
 
@@ -128,6 +129,7 @@ def fine_tune(
         method: the pruning method; None trains densely.
         on_step: called after every optimizer step.
         evaluate: model -> metrics, for the snapshots that a method takes.
+        teacher: directory of the teacher, in place of the method's.
 
     Raises:
         RunError: the loss or a gradient is no number. The message names what was kept.
@@ -145,7 +147,7 @@ def fine_tune(
     pruning = (
         None
         if method is None
-        else NeuroPruneCallback(method, snapshot_dir=snapshots, evaluate=evaluate)
+        else NeuroPruneCallback(method, teacher=teacher, snapshot_dir=snapshots, evaluate=evaluate)
     )
     callbacks = [c for c in (pruning, watch) if c is not None]
     with tempfile.TemporaryDirectory() as folder:

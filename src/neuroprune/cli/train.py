@@ -46,7 +46,8 @@ def train(
     teacher: Annotated[
         str | None,
         typer.Option(
-            help='Distil from "dense", the model training starts from, or a directory or hub name.',
+            help='Distil from "dense", the model training starts from, "finetuned", the dense run, '
+            "or a directory or hub name.",
             show_default=False,
         ),
     ] = None,

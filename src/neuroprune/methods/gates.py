@@ -61,6 +61,14 @@ class GateHooks:
                 hook = partial(self._multiply, block.name, unit_width(block))
                 self._hooks.append(fan_out(block).register_forward_pre_hook(hook))
 
+    def closes(self, name: str) -> bool:
+        """Whether the gates of this step shut out all units of a block.
+
+        Args:
+            name: of the block.
+        """
+        return self.attached and name in self._sampled and not bool(self._sampled[name].any())
+
     def detach(self) -> None:
         """Take the gates away."""
         for hook in self._hooks:
@@ -367,6 +375,10 @@ class GatedMethod(Method[GatedT]):
         self.hooks.detach()
         self.done = True
         return plan
+
+    def is_open(self, block: Block) -> bool:
+        """Whether a block has units, and a gate of this step lets one of them through."""
+        return super().is_open(block) and not self.hooks.closes(block.name)
 
     def teardown(self) -> None:
         """Take the gates away."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from neuroprune.anatomy import Anatomy
+from neuroprune.anatomy import Anatomy, AttentionBlock, MLPBlock
 from neuroprune.config import Config, ConfigError
 from neuroprune.core.proximal import hard_threshold_
 from neuroprune.plan import ShrinkPlan
@@ -128,6 +128,14 @@ class Method(Generic[ConfigT]):
             anatomy: the model's blocks.
         """
         return {}
+
+    def is_open(self, block: AttentionBlock | MLPBlock) -> bool:
+        """Whether a block has any say in the step to come.
+
+        Args:
+            block: of the model as it stands.
+        """
+        return block.matrices()[-1].numel() > 0
 
     def teardown(self) -> None:
         """Once, when the pruner detaches: remove what `setup` registered."""
