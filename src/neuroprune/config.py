@@ -11,6 +11,7 @@ from neuroprune.baselines import (
     DSP,
     L1,
     CoFi,
+    Fisher,
     Magnitude,
     Movement,
     ProximalGroup,
@@ -199,6 +200,7 @@ METHODS: Mapping[str, type[Config]] = {
     "proximal-group": ProximalGroup,
     "cofi": CoFi,
     "dsp": DSP,
+    "fisher": Fisher,
 }
 
 
@@ -238,6 +240,7 @@ __all__ = [
     "ConfigError",
     "Connectivity",
     "Dominating",
+    "Fisher",
     "Flops",
     "Heads",
     "Latency",

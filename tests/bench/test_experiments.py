@@ -55,4 +55,5 @@ def test_the_tasks_that_are_asked_for_are_there() -> None:
         "multi30k",
         "wikitext2",
         "transfer",
+        "post-training",
     }
