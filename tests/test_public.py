@@ -9,6 +9,7 @@ import neuroprune
 NAMES = {
     "CoFi",
     "DSP",
+    "Fisher",
     "Flops",
     "Heads",
     "Latency",

@@ -26,35 +26,26 @@ _OF_A_TEACHER = ("distill", "temperature", *_OF_LAYERS)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Budgeted(Config):
-    """A method that removes whole units until a target is met, along a cubic schedule.
+class Targeted(Config):
+    """A method that removes whole units until a target is met.
 
     Args:
         target: what is asked for, as in `NeuroPrune`: a structural sparsity such as 0.8, a target
             such as `Flops(0.25)`, or its text.
-        begin: share of the training before the first cut.
-        end: share of the training after which nothing more is removed; the rest is recovery.
 
     Raises:
-        ConfigError: a value is outside its range, or begin is not before end.
+        ConfigError: the target is none, or is about single weights.
     """
 
     target: Any = 0.5
-    begin: float = 0.05
-    end: float = 0.4
 
     def __post_init__(self) -> None:
-        check_finite(self, "begin", 0.0, 1.0)
-        check_finite(self, "end", 0.0, 1.0)
-        name = type(self).__name__
-        if self.begin >= self.end:
-            raise ConfigError(f"{name}.begin ({self.begin}) must be before end ({self.end}).")
         if self.target is not None:
             object.__setattr__(self, "target", parse_targets(self.target))
             if isinstance(self.target[0], Weights) and not self._takes_weights():
                 raise ConfigError(
-                    f"{name} removes whole heads and neurons, and {self.target[0]} is about single "
-                    "weights. Give a structural target, such as target=0.5."
+                    f"{type(self).__name__} removes whole heads and neurons, and {self.target[0]} "
+                    "is about single weights. Give a structural target, such as target=0.5."
                 )
 
     def _takes_weights(self) -> bool:
@@ -66,6 +57,31 @@ class Budgeted(Config):
         if self.target is not None:
             out["target"] = [str(t) for t in self.target]
         return out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budgeted(Targeted):
+    """A method that meets its target along a cubic schedule.
+
+    Args:
+        target: see `Targeted`.
+        begin: share of the training before the first cut.
+        end: share of the training after which nothing more is removed; the rest is recovery.
+
+    Raises:
+        ConfigError: a value is outside its range, or begin is not before end.
+    """
+
+    begin: float = 0.05
+    end: float = 0.4
+
+    def __post_init__(self) -> None:
+        check_finite(self, "begin", 0.0, 1.0)
+        check_finite(self, "end", 0.0, 1.0)
+        if self.begin >= self.end:
+            name = type(self).__name__
+            raise ConfigError(f"{name}.begin ({self.begin}) must be before end ({self.end}).")
+        super().__post_init__()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -380,3 +396,46 @@ class ProximalGroup(_Free):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_finite(self, "strength", 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fisher(Targeted):
+    """Fisher mask search, rearrangement and tuning: one cut, with or without training after it.
+
+    Args:
+        target: see `Targeted`; any target of whole units.
+        at: share of the training at which the one cut is made; 1 cuts when training ends, so that
+            nothing is trained afterwards.
+        batches: optimizer steps before the cut whose gradients make up the Fisher information.
+        rearrange: exchange units of a block for the interactions between them, after the search.
+        tune: scale the units that stay so that every block does what it did, by least squares.
+
+    Raises:
+        ConfigError: a value is outside its range.
+
+    Reference: Kwon et al. (2022), arXiv 2204.09656.
+    """
+
+    at: float = 0.4
+    batches: int = 64
+    rearrange: bool = True
+    tune: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.target is None:
+            raise ConfigError("Fisher needs a target, such as target=0.5: it has no strength.")
+        check_finite(self, "at", 0.0, 1.0)
+        if not self.at:
+            raise ConfigError(
+                "Fisher.at must be above 0: gradients of some training steps are needed before "
+                f"the cut, got {self.at!r}."
+            )
+        check_finite(self, "batches", 1)
+        if self.batches != int(self.batches):
+            raise ConfigError(f"Fisher.batches must be a whole number, got {self.batches!r}.")
+        for name in ("rearrange", "tune"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(
+                    f"Fisher.{name} must be true or false, got {getattr(self, name)!r}."
+                )

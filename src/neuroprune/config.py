@@ -11,6 +11,7 @@ from neuroprune.baselines import (
     DSP,
     L1,
     CoFi,
+    Fisher,
     Magnitude,
     Movement,
     ProximalGroup,
@@ -196,6 +197,7 @@ METHODS: Mapping[str, type[Config]] = {
     "proximal-group": ProximalGroup,
     "cofi": CoFi,
     "dsp": DSP,
+    "fisher": Fisher,
 }
 
 
@@ -235,6 +237,7 @@ __all__ = [
     "ConfigError",
     "Connectivity",
     "Dominating",
+    "Fisher",
     "Flops",
     "Heads",
     "Latency",

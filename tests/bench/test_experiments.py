@@ -56,4 +56,5 @@ def test_the_tasks_that_are_asked_for_are_there() -> None:
         "paper",
         "wikitext2",
         "transfer",
+        "post-training",
     }

@@ -5,6 +5,7 @@ A unit is the list of its weights, each named by (matrix, row, column).
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -105,3 +106,49 @@ def layer_distance(
         chosen.append(best)
         limit = best
     return total, chosen[::-1]
+
+
+def least_loss(
+    scores: Sequence[float], costs: Sequence[float], needed: float
+) -> tuple[float, set[tuple[int, ...]]]:
+    """Least sum of scores of units that free a budget, and every set that reaches it: all tried."""
+    best, found = math.inf, set()
+    for choice in itertools.product([False, True], repeat=len(scores)):
+        freed = sum(c for c, gone in zip(costs, choice, strict=True) if gone)
+        loss = sum(s for s, gone in zip(scores, choice, strict=True) if gone)
+        units = tuple(i for i, gone in enumerate(choice) if gone)
+        if freed < needed - 1e-9 or loss > best + 1e-12:
+            continue
+        if loss < best - 1e-12:
+            best, found = loss, set()
+        found.add(units)
+    return best, found
+
+
+def masked_change(gradients: Array, units: Sequence[int]) -> float:
+    """Sum over batches of the squared sum of the gradients of the masks that become zero."""
+    return sum(sum(float(g[u]) for u in units) ** 2 for g in gradients)
+
+
+def exchange(gradients: Array, gone: Sequence[int]) -> list[int]:
+    """Greedy rearrangement, every exchange measured from the start."""
+    members = list(gone)
+    staying = [u for u in range(gradients.shape[1]) if u not in members]
+    for j in sorted(staying, key=lambda u: masked_change(gradients, [u])) if members else []:
+        members.append(j)
+        without = [masked_change(gradients, [u for u in members if u != i]) for i in members]
+        del members[without.index(min(without))]
+    return sorted(members)
+
+
+def reconstruction(x: Array, weight: Array, width: int, masks: Sequence[float]) -> float:
+    """Mean over samples of the squared distance of the masked layer's output to the whole one's."""
+    total = 0.0
+    for sample in x:
+        for row in weight:
+            whole = sum(float(w) * float(v) for w, v in zip(row, sample, strict=True))
+            masked = sum(
+                masks[f // width] * float(row[f]) * float(sample[f]) for f in range(len(sample))
+            )
+            total += (whole - masked) ** 2
+    return total / len(x)

@@ -39,6 +39,28 @@ def mean_square_per_unit(
     return total.reshape(units, width).sum(dim=1) / (count * width)
 
 
+def gate_gradient(
+    fan_out: Float[Tensor, "d features"], gradient: Float[Tensor, "d features"], width: int = 1
+) -> Float[Tensor, " units"]:
+    """Gradient of the loss with respect to a gate m_u = 1 on every unit.
+
+        dL/dm_u = sum over w in the columns of u of  w * dL/dw
+
+    Args:
+        fan_out: matrix whose columns belong to the units, (d, units * width).
+        gradient: dL/d fan_out, of the same shape.
+        width: columns per unit.
+
+    Returns:
+        Gradients, float32 or wider, shape (units,).
+
+    Reference: Kwon et al. (2022), arXiv 2204.09656, section 4.1.
+    """
+    dtype = torch.promote_types(fan_out.dtype, torch.float32)
+    product = fan_out.detach().to(dtype) * gradient.detach().to(dtype)
+    return product.sum(dim=0).reshape(-1, width).sum(dim=1)
+
+
 def first_order_per_unit(
     fan_out: Float[Tensor, "d features"], gradient: Float[Tensor, "d features"], width: int = 1
 ) -> Float[Tensor, " units"]:
@@ -60,9 +82,7 @@ def first_order_per_unit(
     Reference: Molchanov et al. (2019), arXiv 1906.10771, equation 8; Kwon et al. (2022), arXiv
     2204.09656, section 4.1.
     """
-    dtype = torch.promote_types(fan_out.dtype, torch.float32)
-    product = fan_out.detach().to(dtype) * gradient.detach().to(dtype)
-    return product.sum(dim=0).reshape(-1, width).sum(dim=1).square()
+    return gate_gradient(fan_out, gradient, width).square()
 
 
 def activity_per_unit(

@@ -6,6 +6,7 @@ from neuroprune.config import Config, ConfigError
 from neuroprune.methods.cofi import CoFiMethod
 from neuroprune.methods.dead_units import dead_units
 from neuroprune.methods.dsp import DSPMethod
+from neuroprune.methods.fisher import FisherMethod
 from neuroprune.methods.l1 import L1Method
 from neuroprune.methods.magnitude import MagnitudeMethod
 from neuroprune.methods.method import Method
@@ -23,6 +24,7 @@ _METHODS: dict[type[Config], type[Method]] = {
         ProximalGroupMethod,
         CoFiMethod,
         DSPMethod,
+        FisherMethod,
     )
 }
 

@@ -24,10 +24,10 @@ from neuroprune.core.allocation import poorest_to_budget
 from neuroprune.methods.goals import Goal, check_heads, goal_of, unit_counts
 from neuroprune.methods.units import Block, heads_per_unit
 
-_ROUNDS = 6  # of correcting for cost curves that are not straight
+ROUNDS = 6  # of correcting for cost curves that are not straight
 _MET = 0.005  # share by which a target may have been overshot before
 _FLOOR = 0.1  # of a block's share in a uniform cut
-_CLOSE = 1e-3  # of the cost at the start
+CLOSE = 1e-3  # of the cost at the start
 
 
 def goals_of(targets: Sequence[Target], anatomy: Anatomy) -> tuple[Goal, ...]:
@@ -155,19 +155,19 @@ def _meet(
     if progress < 1.0:
         _reserve_(ranked, costs)
     allowed = goal.scheduled(progress)
-    before = goal.cost.kept(_left(counts, gone, sizes))
+    before = goal.cost.kept(units_left(counts, gone, sizes))
     needed = before - allowed
     if later:
         now = goal.cost.kept(counts)
         share = (now - allowed) / max(now - goal.kept, 1e-12)
         needed = share * (now - goal.kept - later)
-    for _ in range(_ROUNDS):
+    for _ in range(ROUNDS):
         mask = poorest_to_budget(ranked, costs, needed, close=progress >= 1.0)
         parts = mask.split([len(scores[b.name]) for b in blocks])
         marked = gone | {b.name: part for b, part in zip(blocks, parts, strict=True)}
-        surplus = goal.cost.kept(_left(counts, marked, sizes)) - allowed
+        surplus = goal.cost.kept(units_left(counts, marked, sizes)) - allowed
         # Straight curves are met at once; others are approached, on the way from above.
-        enough = surplus >= -_CLOSE * goal.start and (progress < 1.0 or surplus <= 0)
+        enough = surplus >= -CLOSE * goal.start and (progress < 1.0 or surplus <= 0)
         if goal.is_straight or later or enough or needed <= 0:
             break
         needed += surplus
@@ -200,7 +200,14 @@ def _reserve_(ranked: Tensor, costs: Tensor) -> None:
     ranked[richest[costs[richest].cumsum(0) - costs[richest] < dearest]] = torch.inf
 
 
-def _left(
+def units_left(
     counts: Mapping[str, int], gone: Mapping[str, Tensor], sizes: Mapping[str, int]
 ) -> dict[str, int]:
+    """Query heads and neurons that every block keeps.
+
+    Args:
+        counts: block name -> query heads or neurons it has.
+        gone: block name -> mask of the units that go.
+        sizes: block name -> query heads of one unit; 1 for neurons.
+    """
     return {name: n - int(gone[name].sum()) * sizes[name] for name, n in counts.items()}
