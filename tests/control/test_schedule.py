@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from neuroprune.control.schedule import (
     CUT_COST,
     HOLD,
+    Ramp,
     cubic_sparsity,
     cut_interval,
     staged_progress,
@@ -114,3 +115,22 @@ def test_the_interval_grows_with_the_root_of_the_ramp() -> None:
 @pytest.mark.parametrize(("share", "ramp"), [(0.0, 100.0), (-0.1, 100.0), (0.5, 0.0), (1.0, 1e-9)])
 def test_the_interval_is_never_less_than_a_step(share: float, ramp: float) -> None:
     assert cut_interval(share, ramp) == 1
+
+
+@pytest.mark.parametrize("begin", [0.0, 0.05, 0.33])
+@pytest.mark.parametrize("end", [0.4, 0.71, 1.0])
+@pytest.mark.parametrize("steps", [10, 37, 314])
+@pytest.mark.parametrize("interval", [1, 3])
+def test_a_ramp_changes_at_its_intervals_and_ends_exactly(
+    begin: float, end: float, steps: int, interval: int
+) -> None:
+    ramp = Ramp(begin, end, steps).every(interval)
+    due = [step for step in range(1, steps + 1) if ramp.is_due(step)]
+    assert due[-1] == ramp.last == round(end * steps)
+    assert due[:-1] == list(range(ramp.first + interval, ramp.last, interval))
+    progress = [ramp.progress(step) for step in range(steps + 1)]
+    assert progress == sorted(progress)
+    assert progress[ramp.last] == progress[-1] == 1.0
+    before = ramp.last - 1
+    assert progress[before] == cubic_sparsity(before, steps, 1.0, begin, end)
+    assert all(progress[step] == 0.0 for step in range(int(begin * steps) + 1))

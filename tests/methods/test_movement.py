@@ -110,7 +110,7 @@ def trained_with_masks(
     model = make_model(family).double().train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
     pruner = attach(model, optimizer, config, steps)
-    slow = Reference(family, config, steps, pruner.method.interval)
+    slow = Reference(family, config, steps, pruner.method.ramp.interval)
     masks = []
     for step in range(round(0.8 * steps) - 1):
         run(pruner, family, [step])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 
@@ -56,6 +57,66 @@ def cut_interval(share: float, ramp: float, cost: float = CUT_COST) -> int:
     if share <= 0.0 or ramp <= 0.0:
         return 1
     return max(1, round(math.sqrt(2.0 * cost * ramp / share)))
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """The cubic ramp of one training, on whole steps.
+
+    Args:
+        begin: share of the training before the ramp.
+        end: share of the training after which the target holds.
+        steps: optimizer steps of the whole training.
+        interval: steps between two changes on the way.
+    """
+
+    begin: float
+    end: float
+    steps: int
+    interval: int = 1
+
+    @property
+    def first(self) -> int:
+        """The step after which the ramp rises."""
+        return round(self.begin * self.steps)
+
+    @property
+    def last(self) -> int:
+        """The step at which the target is met."""
+        return round(self.end * self.steps)
+
+    @property
+    def length(self) -> int:
+        """Steps of the ramp, at least 1."""
+        return max(self.last - self.first, 1)
+
+    def every(self, interval: int) -> Ramp:
+        """The same ramp with another interval.
+
+        Args:
+            interval: steps between two changes on the way.
+        """
+        return replace(self, interval=interval)
+
+    def is_due(self, step: int) -> bool:
+        """Whether something changes at a step: at every interval of the ramp, and at its last.
+
+        Args:
+            step: optimizer steps done.
+        """
+        return step == self.last or (
+            self.first < step < self.last and (step - self.first) % self.interval == 0
+        )
+
+    def progress(self, step: int) -> float:
+        """How far on the way to the target the schedule is: `cubic_sparsity`, 1 at the last step.
+
+        Args:
+            step: optimizer steps done.
+        """
+        if step >= self.last:  # whole steps: the last change must not fall short by rounding
+            return 1.0
+        return cubic_sparsity(step, self.steps, 1.0, self.begin, self.end)
 
 
 HOLD = 0.4  # share of a stage that recovers before its snapshot

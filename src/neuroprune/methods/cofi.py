@@ -105,8 +105,8 @@ class CoFiMethod(GatedMethod[CoFi]):
         """The sparsity that the Lagrangian asks for: linear from `begin` to `warm`."""
         assert self.goal is not None
         start, target = self.goal.value(self.goal.start), self.goal.value(self.goal.kept)
-        way = (self.config.warm - self.config.begin) * self.schedule_steps
-        since = self.step - self.config.begin * self.schedule_steps
+        way = (self.config.warm - self.config.begin) * self.ramp.steps
+        since = self.step - self.config.begin * self.ramp.steps
         share = min(max(since / way, 0.0), 1.0) if way > 0 else 1.0
         return start + (target - start) * share
 

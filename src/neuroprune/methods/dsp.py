@@ -60,8 +60,7 @@ class DSPMethod(GatedMethod[DSP]):
         tau(t) = tau_start * (tau_end / tau_start)^((t - t_begin) / (t_end - t_begin))
         """
         c = self.config
-        way = max(self._end - self._begin, 1)
-        share = min(max((self.step - self._begin) / way, 0.0), 1.0)
+        share = min(max((self.step - self.ramp.first) / self.ramp.length, 0.0), 1.0)
         return float(c.tau_start * (c.tau_end / c.tau_start) ** share)
 
     def draw(self, uniform: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from neuroprune.anatomy import Anatomy
 from neuroprune.anatomy.inputs import device_of
 from neuroprune.config import DSP, CoFi, ConfigError
+from neuroprune.control.schedule import Ramp
 from neuroprune.core.importance import first_order_per_unit
 from neuroprune.methods.method import Method, StepSizeOf, schedule_length
 from neuroprune.methods.units import Block, fan_out, plan_of, unit_number, unit_width
@@ -225,7 +226,7 @@ class GatedMethod(Method[GatedT]):
     def __init__(self, config: GatedT, total_steps: int | None = None) -> None:
         super().__init__(config, total_steps)
         why = f"{type(config).__name__} learns its gates in a part of the training and"
-        self.schedule_steps = schedule_length(total_steps, why)
+        self.ramp = Ramp(config.begin, config.end, schedule_length(total_steps, why))
         self.step = 0
         self.done = False
         self.seed = 0
@@ -302,17 +303,9 @@ class GatedMethod(Method[GatedT]):
         return start.to(device_of(anatomy.model)).requires_grad_()
 
     @property
-    def _begin(self) -> int:
-        return round(self.config.begin * self.schedule_steps)
-
-    @property
-    def _end(self) -> int:
-        return round(self.config.end * self.schedule_steps)
-
-    @property
     def learning(self) -> bool:
         """Whether gates act in the step to come."""
-        return not self.done and self._begin <= self.step < self._end
+        return not self.done and self.ramp.first <= self.step < self.ramp.last
 
     @torch.enable_grad()
     def _draw_(self) -> None:
@@ -358,7 +351,7 @@ class GatedMethod(Method[GatedT]):
 
     def cut_now(self, anatomy: Anatomy) -> ShrinkPlan:
         """The one cut, at `end`."""
-        return self._fix_(anatomy) if self.step == self._end else ShrinkPlan()
+        return self._fix_(anatomy) if self.step == self.ramp.last else ShrinkPlan()
 
     def last_cut(self, anatomy: Anatomy, just_cut: bool) -> ShrinkPlan:
         """The one cut, where training stops before `end`."""

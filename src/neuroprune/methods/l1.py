@@ -95,7 +95,7 @@ class L1Units(L1Penalty, RankedUnits[L1]):
     @property
     def acting(self) -> bool:
         """Until the last cut; the rest is recovery."""
-        return self.step < self._end
+        return self.step < self.ramp.last
 
     def scores(self, anatomy: Anatomy) -> Mapping[str, Tensor]:
         """Mean |w| over all weights of a unit, in and out."""
@@ -120,7 +120,7 @@ class L1Weights(L1Penalty, RankedWeights[L1]):
     @property
     def acting(self) -> bool:
         """Until the last weights are masked; the rest is recovery."""
-        return self.step < self._end
+        return self.step < self.ramp.last
 
     def mask_(self, anatomy: Anatomy, step_size_of: StepSizeOf, gone: int) -> None:
         """Those of the smallest magnitude, held at zero from now on."""

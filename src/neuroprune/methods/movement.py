@@ -127,7 +127,7 @@ class MovementUnits(RankedUnits[Movement]):
     @torch.no_grad()
     def observe_(self, anatomy: Anatomy) -> None:
         """Score; keep the gradient from what is masked; give the optimizer the trained weights."""
-        if self.step >= self._end:
+        if self.step >= self.ramp.last:
             return
         scale = loss_scale(self._optimizer)
         for block in anatomy.blocks():
@@ -144,10 +144,10 @@ class MovementUnits(RankedUnits[Movement]):
 
     def push_(self, anatomy: Anatomy, step_size_of: StepSizeOf) -> None:
         """Mask what is lowest, over the weights as the optimizer left them."""
-        if self.step >= self._end:
+        if self.step >= self.ramp.last:
             return  # at the ramp's last step, the cut that follows takes the mask's place
-        on_the_way = self._begin < self.step
-        if on_the_way and (self.step - self._begin) % self.interval == 0:
+        on_the_way = self.ramp.first < self.step
+        if on_the_way and (self.step - self.ramp.first) % self.ramp.interval == 0:
             chosen = self.chosen(anatomy, self.progress())
             self.masked = {
                 b.name: chosen[b.name].to(self._of(b).device)
@@ -163,7 +163,7 @@ class MovementUnits(RankedUnits[Movement]):
 
     def cut_now(self, anatomy: Anatomy) -> ShrinkPlan:
         """What is masked goes for good at the end of the ramp."""
-        if self.step == self._end:
+        if self.step == self.ramp.last:
             self._unmask_()
         return super().cut_now(anatomy)
 
@@ -199,7 +199,7 @@ class MovementUnits(RankedUnits[Movement]):
         Raises:
             ConfigError: units were masked then, and the weights behind the mask are not saved.
         """
-        check_resumable(int(state["step"]), self._begin + 1, self._end)
+        check_resumable(int(state["step"]), self.ramp.first + 1, self.ramp.last)
         super().load_state_dict(state)
         self.movement = {name: torch.tensor(s) for name, s in state["movement"].items()}
 
@@ -261,11 +261,11 @@ class MovementWeights(RankedWeights[Movement]):
             super().prox_(anatomy, step_size_of)
             return
         self.step += 1
-        if self.step >= self._end:
+        if self.step >= self.ramp.last:
             self.mask_(anatomy, step_size_of, self.gone(anatomy))
             self._settle(anatomy)
             return
-        if self.due:
+        if self.ramp.is_due(self.step):
             self._choose(anatomy, step_size_of, self.gone(anatomy))
         self._shadow.save(self.masked)
         for w, gone in self.masked.items():
@@ -306,9 +306,9 @@ class MovementWeights(RankedWeights[Movement]):
         Raises:
             ConfigError: it is in the ramp or before it, of which the scores are not saved.
         """
-        check_resumable(int(state["step"]), 1, self._end)
+        check_resumable(int(state["step"]), 1, self.ramp.last)
         super().load_state_dict(state)
-        self._settled = self.step >= self._end
+        self._settled = self.step >= self.ramp.last
 
 
 def loss_scale(optimizer: Optimizer | None) -> float:

@@ -110,7 +110,7 @@ class ProximalGroupUnits(GroupPush, RankedUnits[ProximalGroup]):
     @property
     def acting(self) -> bool:
         """Until the last cut; the rest is recovery."""
-        return self.step < self._end
+        return self.step < self.ramp.last
 
     def scores(self, anatomy: Anatomy) -> Mapping[str, Tensor]:
         """|w_u|_2 / sqrt(n_u) over all weights of a unit, in and out."""

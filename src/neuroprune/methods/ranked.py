@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from neuroprune.anatomy import Anatomy
 from neuroprune.baselines import Budgeted
-from neuroprune.control.schedule import cubic_sparsity, cut_interval
+from neuroprune.control.schedule import Ramp, cut_interval
 from neuroprune.methods.goals import Goal, achieved
 from neuroprune.methods.method import Method, StepSizeOf, schedule_length
 from neuroprune.methods.poorest import goals_of, poorest_units
@@ -46,10 +46,9 @@ class RankedUnits(Method[BudgetedT]):
     def __init__(self, config: BudgetedT, total_steps: int | None = None) -> None:
         super().__init__(config, total_steps)
         why = f"{type(config).__name__} meets its target along a schedule and"
-        self.schedule_steps = schedule_length(total_steps, why)
+        self.ramp = Ramp(config.begin, config.end, schedule_length(total_steps, why))
         self.step = 0
         self.goals: tuple[Goal, ...] = ()
-        self.interval = 1
 
     @property
     def eps(self) -> float:
@@ -79,22 +78,11 @@ class RankedUnits(Method[BudgetedT]):
     def _use(self, goals: tuple[Goal, ...]) -> None:
         self.goals = goals
         share = max((g.start - g.kept) / max(g.start, 1e-12) for g in goals)
-        self.interval = cut_interval(share, max(self._end - self._begin, 1))
-
-    @property
-    def _begin(self) -> int:
-        return round(self.config.begin * self.schedule_steps)
-
-    @property
-    def _end(self) -> int:
-        return round(self.config.end * self.schedule_steps)
+        self.ramp = self.ramp.every(cut_interval(share, self.ramp.length))
 
     def progress(self) -> float:
         """How far on the way to the target the schedule is, in [0, 1]."""
-        if self.step >= self._end:  # whole steps: the last cut must not fall short by rounding
-            return 1.0
-        c = self.config
-        return cubic_sparsity(self.step, self.schedule_steps, 1.0, c.begin, c.end)
+        return self.ramp.progress(self.step)
 
     @torch.no_grad()
     def prox_(self, anatomy: Anatomy, step_size_of: StepSizeOf) -> None:
@@ -104,9 +92,8 @@ class RankedUnits(Method[BudgetedT]):
 
     def cut_now(self, anatomy: Anatomy) -> ShrinkPlan:
         """What goes at this step: something at every interval of the ramp, and at its end."""
-        on_the_way = self.cuts_while_training and self._begin < self.step < self._end
-        due = on_the_way and (self.step - self._begin) % self.interval == 0
-        return self.select(anatomy) if due or self.step == self._end else ShrinkPlan()
+        wanted = self.cuts_while_training or self.step == self.ramp.last
+        return self.select(anatomy) if wanted and self.ramp.is_due(self.step) else ShrinkPlan()
 
     @torch.no_grad()
     def select(self, anatomy: Anatomy, budget: float | None = None) -> ShrinkPlan:

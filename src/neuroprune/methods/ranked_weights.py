@@ -5,22 +5,24 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.optim import Optimizer
 
 from neuroprune.anatomy import Anatomy
-from neuroprune.config import Weights
-from neuroprune.control.schedule import cubic_sparsity, cut_interval
+from neuroprune.baselines import Budgeted
+from neuroprune.config import NeuroPrune, Weights
+from neuroprune.control.schedule import Ramp, cut_interval
 from neuroprune.methods.goals import achieved, check_weights
 from neuroprune.methods.masks import ZeroMask
 from neuroprune.methods.method import Method, StepSizeOf, schedule_length
-from neuroprune.methods.ranked import BudgetedT
 from neuroprune.plan import ShrinkPlan
 
+RankedT = TypeVar("RankedT", bound=Budgeted | NeuroPrune)
 
-class RankedWeights(Method[BudgetedT]):
+
+class RankedWeights(Method[RankedT]):
     """The lowest-ranked weights of the whole model become zero, along a cubic schedule.
 
     What is zero stays zero. Units that have lost all weights are removed when training ends. A
@@ -34,14 +36,13 @@ class RankedWeights(Method[BudgetedT]):
         ConfigError: total_steps is missing.
     """
 
-    def __init__(self, config: BudgetedT, total_steps: int | None = None) -> None:
+    def __init__(self, config: RankedT, total_steps: int | None = None) -> None:
         super().__init__(config, total_steps)
         why = f"{type(config).__name__} meets its target along a schedule and"
-        self.schedule_steps = schedule_length(total_steps, why)
+        ramp = Ramp(config.begin, config.end, schedule_length(total_steps, why))
         self.target: Weights = config.target[0]
+        self.ramp = ramp.every(cut_interval(self.target.sparsity, ramp.length))
         self.step = 0
-        ramp = (config.end - config.begin) * self.schedule_steps
-        self.interval = cut_interval(self.target.sparsity, ramp)
         self._mask = ZeroMask()
 
     @property
@@ -72,22 +73,6 @@ class RankedWeights(Method[BudgetedT]):
         check_weights(self.target, anatomy)
         self._mask.remember(anatomy)
 
-    @property
-    def _begin(self) -> int:
-        return round(self.config.begin * self.schedule_steps)
-
-    @property
-    def _end(self) -> int:
-        return round(self.config.end * self.schedule_steps)
-
-    @property
-    def due(self) -> bool:
-        """Whether more goes at this step: at every interval of the ramp, and at its end."""
-        on_the_way = self._begin < self.step < self._end
-        return self.step == self._end or (
-            on_the_way and (self.step - self._begin) % self.interval == 0
-        )
-
     def gone(self, anatomy: Anatomy, at_end: bool = False) -> int:
         """How many of the dense model's weights are to be zero or removed now.
 
@@ -95,10 +80,8 @@ class RankedWeights(Method[BudgetedT]):
             anatomy: the model's blocks.
             at_end: meet the target, wherever the schedule stands.
         """
-        c, sparsity = self.config, self.target.sparsity
-        if not at_end and self.step < self._end:
-            sparsity = cubic_sparsity(self.step, self.schedule_steps, sparsity, c.begin, c.end)
-        return math.ceil(sparsity * anatomy.dense_weights)
+        way = 1.0 if at_end else self.ramp.progress(self.step)
+        return math.ceil(way * self.target.sparsity * anatomy.dense_weights)
 
     @torch.no_grad()
     def prox_(self, anatomy: Anatomy, step_size_of: StepSizeOf) -> None:
@@ -106,7 +89,7 @@ class RankedWeights(Method[BudgetedT]):
         self.step += 1
         self.push_(anatomy, step_size_of)
         self._mask.hold_()
-        if self.due:
+        if self.ramp.is_due(self.step):
             self.mask_(anatomy, step_size_of, self.gone(anatomy))
 
     @torch.no_grad()

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from neuroprune.anatomy import Anatomy
 from neuroprune.config import ConfigError, Connectivity, NeuroPrune, Redundancy
-from neuroprune.control.schedule import Stage, cut_interval, staged_progress, stages_of
+from neuroprune.control.schedule import Ramp, Stage, cut_interval, staged_progress, stages_of
 from neuroprune.methods.connectivity import UnitConnectivity, check_trained
 from neuroprune.methods.goals import Goal, achieved
 from neuroprune.methods.method import Method, StepSizeOf, schedule_length
@@ -51,15 +51,15 @@ class TargetMethod(Method[NeuroPrune]):
     def __init__(self, config: NeuroPrune, total_steps: int | None = None) -> None:
         super().__init__(config, total_steps)
         why = "a target is reached along a schedule, which"
-        self.schedule_steps = schedule_length(total_steps, why)
+        steps = schedule_length(total_steps, why)
+        self.ramp = Ramp(config.begin, config.end, steps)
         self.step = 0
-        horizon = max(16, round(0.05 * self.schedule_steps))
+        horizon = max(16, round(0.05 * steps))
         self.connectivity = UnitConnectivity(Connectivity(config.connectivity), horizon)
         self.pressure = Pressure()
         self.goals: tuple[Goal, ...] = ()
         self.levels = [1.0]  # shares of the way at which a stage ends; the last is the target
         self.stages: list[Stage] = []
-        self.interval = 1
         self.takeover: Takeover | None = None
         self.repair: FeatureMoments | None = None
 
@@ -81,7 +81,7 @@ class TargetMethod(Method[NeuroPrune]):
         if self.config.uniform:
             check_uniform(self.goals, anatomy)
         self.connectivity.attach(anatomy)
-        every = max(1, self.interval // 2)
+        every = max(1, self.ramp.interval // 2)
         if self.config.redundancy is not None:
             how = Redundancy(self.config.redundancy)
             self.takeover = Takeover(how, self.config.theta, every)
@@ -97,17 +97,18 @@ class TargetMethod(Method[NeuroPrune]):
             1.0,
         ]
         number = len(self.levels)
-        self.stages = stages_of(number, self.schedule_steps, self.config.begin, self.config.end)
+        self.stages = stages_of(number, self.ramp.steps, self.config.begin, self.config.end)
         if number > 1 and any(s.stop - s.start < 2 for s in self.stages):
             raise ConfigError(
                 f"{number - 1} snapshots need {number} stages between begin and end, of two steps "
-                f"and more each; expected a longer training, got {self._begin} to {self._end} of "
-                f"{self.schedule_steps} steps. Ask for fewer snapshots, or a larger end."
+                f"and more each; expected a longer training, got {self.ramp.first} to "
+                f"{self.ramp.last} of {self.ramp.steps} steps. Ask for fewer snapshots, or set a "
+                "larger end."
             )
         share = max((g.start - g.kept) / max(g.start, 1e-12) for g in goals)
-        rising = sum(s.top - s.start for s in self.stages) / max(self._end - self._begin, 1)
-        ramp = (self.config.end - self.config.begin) * self.schedule_steps
-        self.interval = cut_interval(share, rising * ramp)
+        rising = sum(s.top - s.start for s in self.stages) / self.ramp.length
+        ramp = (self.config.end - self.config.begin) * self.ramp.steps
+        self.ramp = self.ramp.every(cut_interval(share, rising * ramp))
 
     def teardown(self) -> None:
         """Stop watching."""
@@ -125,7 +126,7 @@ class TargetMethod(Method[NeuroPrune]):
         """
         if self.step == 0:
             self._check_snapshots()
-        if self.step <= self._end:
+        if self.step <= self.ramp.last:
             self.connectivity.observe_(anatomy)
 
     @torch.no_grad()
@@ -163,7 +164,7 @@ class TargetMethod(Method[NeuroPrune]):
         gone = masks_of(anatomy, plan)
         if self.takeover is not None:
             self.takeover.absorb_(anatomy, gone)
-        if self.repair is not None and self.step >= self._end:
+        if self.repair is not None and self.step >= self.ramp.last:
             repair_(anatomy, gone, self.repair)
             self.repair.remove()
 
@@ -174,26 +175,18 @@ class TargetMethod(Method[NeuroPrune]):
             self.takeover.after_shrink_()
         self.pressure.nobody()
 
-    @property
-    def _begin(self) -> int:
-        return round(self.config.begin * self.schedule_steps)
-
-    @property
-    def _end(self) -> int:
-        return round(self.config.end * self.schedule_steps)
-
     def _due(self) -> bool:
         """Whether a cut is made at this step: while a stage rises, and at its top."""
         for stage in self.stages:
             if stage.start < self.step <= stage.top:
                 since = self.step - stage.start
-                return since % self.interval == 0 or self.step == stage.top
+                return since % self.ramp.interval == 0 or self.step == stage.top
         return False
 
     def _progress(self, step: int) -> float:
         """How far on the way to the target the schedule is, in [0, 1]."""
         begin, end = self.config.begin, self.config.end
-        return staged_progress(step, self.schedule_steps, self.levels, begin, end)
+        return staged_progress(step, self.ramp.steps, self.levels, begin, end)
 
     def _cost_at(self, sparsity: float) -> float:
         return (1.0 - sparsity) * self.goals[0].whole
@@ -225,16 +218,16 @@ class TargetMethod(Method[NeuroPrune]):
         for stage in self.stages:
             if self.step < stage.top:
                 since = max(self.step - stage.start, 0)
-                following = stage.start + (since // self.interval + 1) * self.interval
+                following = stage.start + (since // self.ramp.interval + 1) * self.ramp.interval
                 return min(following, stage.top)
-        return self.schedule_steps + 1
+        return self.ramp.steps + 1
 
     def _condemn_(self, anatomy: Anatomy) -> None:
         """Name who goes at the next cut, when it is near; let those who stay take over."""
         soon = self._next_cut()
-        if soon - self.step != min(FADE, self.interval - 1) or self.step < self._begin:
+        if soon - self.step != min(FADE, self.ramp.interval - 1) or self.step < self.ramp.first:
             return
-        if self.repair is not None and soon == self._end:
+        if self.repair is not None and soon == self.ramp.last:
             self.repair.attach(anatomy)  # what the last cut takes is repaired, not faded out
             return
         gone = self._poorest(anatomy, self._progress(soon))
