@@ -12,6 +12,8 @@ from neuroprune.record import RunRecord
 from tests.bench import tiny
 from tests.cli.helpers import invoke
 
+PAPER = Path(__file__).parents[2] / "benchmarks/matrices/paper"
+
 
 def test_bench_runs_skips_and_renders(
     place: Path, work: Path, monkeypatch: pytest.MonkeyPatch
@@ -76,20 +78,29 @@ def test_bench_status_names_what_is_missing_and_what_is_stale(place: Path, work:
 
 
 def test_the_matrices_of_the_paper_are_listed_and_looked_up(work: Path) -> None:
-    paper = Path(__file__).parents[2] / "benchmarks/matrices/paper"
     listed = json.loads(
-        invoke("bench", "run", paper, "--out", "results", "--dry-run", "--json").stdout
+        invoke("bench", "run", PAPER, "--out", "results", "--dry-run", "--json").stdout
     )["would_run"]
     assert "paper-mnli/neuroprune-alpha1e-07-beta0.001-theta0.15, seed 1" in listed
     payload = json.loads(
-        invoke("bench", "status", paper, "--out", "results", "--json", code=1).stdout
+        invoke("bench", "status", PAPER, "--out", "results", "--json", code=1).stdout
     )
     assert payload["wanted"] == len(listed) == len(set(listed))
     assert (payload["done"], payload["foreign"]) == (0, {})
     only = ["--only", "paper-iwslt14/dsp-*", "--out", "results", "--dry-run", "--json"]
-    some = json.loads(invoke("bench", "run", paper / "iwslt14.toml", *only).stdout)["would_run"]
+    some = json.loads(invoke("bench", "run", PAPER / "iwslt14.toml", *only).stdout)["would_run"]
     assert len(some) == 4
 
 
 def test_bench_run_with_nothing_to_run(work: Path) -> None:
     assert "Missing argument" in invoke("bench", "run", code=2).stderr
+
+
+def test_settings_are_those_of_the_cells_that_are_meant(work: Path) -> None:
+    options = ["bench", "run", PAPER / "sst2.toml", "--dry-run", "--json"]
+    options += ["--set", "method.theta=0.2", "--out", "results"]
+    meant = ["--only", "paper-sst2/cofi-*", "--set", "method.begin=0.2"]
+    some = json.loads(invoke(*options[:5], *meant, "--out", "results").stdout)["would_run"]
+    assert len(some) == 6
+    refused = invoke(*options, code=2)  # of all methods, l1 has no theta
+    assert "no setting 'theta'" in refused.stdout + refused.stderr

@@ -241,6 +241,7 @@ def plan(
     results: Path,
     seeds: Sequence[int] | None = None,
     change: Callable[[RunConfig], RunConfig] = lambda config: config,
+    wanted: Callable[[str], bool] = lambda name: True,
 ) -> Plan:
     """The jobs of experiments and matrices.
 
@@ -248,7 +249,8 @@ def plan(
         paths: experiment folders, configurations, matrices, or folders of any of them.
         results: folder of the records.
         seeds: in place of the seeds of the files.
-        change: applied to every configuration, for settings given on the command line.
+        change: applied to every wanted configuration, for settings given on the command line.
+        wanted: says by its name, TASK/METHOD-SETTING, whether an experiment or cell is meant.
 
     Raises:
         ConfigError: a file is wrong and is named; or two differ about one record.
@@ -264,6 +266,8 @@ def plan(
             cells = {job_name(path): RunConfig.load(path)}
             folders[results / job_name(path)] = None
         for name, config in cells.items():
+            if not wanted(name):
+                continue
             for job in jobs_of(name, change(config), path, results, seeds):
                 first = found.setdefault(job.record, job)
                 if first.config != job.config:

@@ -94,7 +94,9 @@ def run(
         settings=settings,
         asked=Asked(target=target, heads=heads),
     )
-    found = _matching(plan(paths, out, seed, change).jobs, only)
+    meant = {job.name for job in _matching(plan(paths, out).jobs, only)} if only else None
+    wanted = meant.__contains__ if meant is not None else lambda name: True
+    found = list(plan(paths, out, seed, change, wanted).jobs)
     if target is not None or heads is not None:
         found = _named_by_target(found, out)
     todo = seed_by_seed(found)
