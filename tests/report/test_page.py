@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from neuroprune.report.figure import ReportError
-from neuroprune.report.page import inlined, write_report
-from tests.report.records import made_up, save_experiment
+from neuroprune.report.page import Report, inlined, write_report
+from tests.report.records import made_up
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
@@ -56,14 +56,9 @@ class Page(html.parser.HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("report")
-    save_experiment(root / "results")
-    (root / "results/sst2/l1-75").mkdir()
-    (root / "results/sst2/l1-75/seed-1.failed.txt").write_text("the loss became nan\n")
-    made = write_report(root / "results", root / "out")
-    assert made.runs == 12
-    return made.page
+def report(whole_report: Report) -> Path:
+    assert whole_report.runs == 12
+    return whole_report.page
 
 
 def test_the_page_is_whole_and_needs_nothing_from_elsewhere(report: Path) -> None:

@@ -13,7 +13,7 @@ from neuroprune.cli.console import counted, emit, guarded
 from neuroprune.cli.options import Json
 
 if TYPE_CHECKING:
-    from neuroprune.report.collect import Experiment
+    from neuroprune.report.runs import Experiment
 
 
 def _unfinished(results: Path, experiment: Experiment) -> Sequence[str]:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neuroprune.record import RunRecord
-from neuroprune.report.collect import Cell, Experiment
 from neuroprune.report.figure import GREY, Label, canvas, figure, legend, mark, save, styles
 from neuroprune.report.figure import write_labels as write
 from neuroprune.report.numbers import (
@@ -23,6 +22,7 @@ from neuroprune.report.numbers import (
     number_of,
     side_spread,
 )
+from neuroprune.report.runs import Cell, Experiment
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -141,6 +141,8 @@ def rows_of(experiment: Experiment, metric: str) -> list[Quantity]:
 def plot_curves(experiment: Experiment, metric: str, path: Path) -> tuple[Path, Path]:
     """A row per quantity; on the left against weight sparsity, on the right against heads.
 
+    The right side is left out where no record says which heads are left.
+
     Args:
         experiment: the cells.
         metric: name of the quality metric.
@@ -152,13 +154,15 @@ def plot_curves(experiment: Experiment, metric: str, path: Path) -> tuple[Path, 
     Raises:
         ReportError: matplotlib is missing.
     """
-    rows, columns = rows_of(experiment, metric), [weight_sparsity(), heads_left(experiment)]
+    rows, columns = rows_of(experiment, metric), [weight_sparsity()]
+    if any(cell.structures for cell in experiment.cells):
+        columns.append(heads_left(experiment))
     series = experiment.series
     looks = styles(list(series))
     handles: dict[str, Artist] = {}
     with canvas(8.6, 0.9 + 2.1 * len(rows) + 0.25 * (len(series) // 5)) as made:
         made.set_layout_engine("constrained")
-        panels = made.subplots(len(rows), 2, sharey="row", squeeze=False)
+        panels = made.subplots(len(rows), len(columns), sharey="row", squeeze=False)
         for line, y in zip(panels, rows, strict=True):
             for axes, x in zip(line, columns, strict=True):
                 _draw_dense(axes, x, y)
@@ -168,7 +172,8 @@ def plot_curves(experiment: Experiment, metric: str, path: Path) -> tuple[Path, 
         for axes, x in zip(panels[-1], columns, strict=True):
             axes.set_xlabel(x.title)
         for line in panels:
-            line[1].invert_xaxis()  # smaller to the right, as on the left
+            for axes in line[1:]:
+                axes.invert_xaxis()  # smaller to the right, as on the left
         made.suptitle(f"{experiment.name}: {_over(experiment)}", x=0.02, ha="left", fontsize=11)
         legend(made, list(handles.values()), list(handles))
         return save(made, path)

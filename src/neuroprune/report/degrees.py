@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuroprune.report.collect import Cell
 from neuroprune.report.curves import Quantity, draw_line, weight_sparsity
 from neuroprune.report.figure import GREY, canvas, legend, mark, save, styles
 from neuroprune.report.numbers import Spread
+from neuroprune.report.runs import Cell
 from neuroprune.report.structures import Block, Matrix
 
 if TYPE_CHECKING:

@@ -112,7 +112,7 @@ def mark(artist: Artist, text: str = "", part: str = "") -> None:
 
     Args:
         artist: what is drawn; an image has a class only.
-        text: what a browser shows over it, and a screen reader can read.
+        text: what a browser shows over it.
         part: the class.
     """
     artist.set_gid(f"mark:{part}|{text}")

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neuroprune.report.collect import Cell
 from neuroprune.report.figure import GREY, PALETTE, canvas, legend, mark, save, styles
+from neuroprune.report.runs import Cell
 from neuroprune.report.structures import Structure, layer_names
 
 if TYPE_CHECKING:
