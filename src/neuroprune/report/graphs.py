@@ -18,7 +18,8 @@ NOTES = (
     "shared, 0 to 1. Strongest 5%: the graph of the strongest connections, at equal density in "
     "both models. Modularity above that of random graphs means groups that talk among themselves; "
     "sigma above 1 means a small world. Effective rank is a share of a matrix's smaller side. A "
-    "heavy tail fits a power law better than an exponential, and no worse than a lognormal."
+    "heavy tail fits a power law better than an exponential, and no worse than a lognormal; blocks "
+    "whose tail is too short for a fit do not count, nor do blocks without a sigma."
 )
 
 
