@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import pytest
 
-from neuroprune.report import drawings
 from neuroprune.report.page import Report, write_report
+from tests.report.quick import draw_quickly
 from tests.report.records import save_experiment
 
 
@@ -26,15 +23,5 @@ def whole_report(tmp_path_factory: pytest.TempPathFactory) -> Report:
 
 @pytest.fixture
 def quick_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files of a few bytes in place of figures, for tests of what stands around them."""
-
-    def draw(*arguments: Any) -> tuple[Path, Path]:
-        path = arguments[-1]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        svg, png = path.with_name(f"{path.name}.svg"), path.with_name(f"{path.name}.png")
-        svg.write_text('<svg viewBox="0 0 1 1"><path id="p"/><use href="#p"/></svg>')
-        png.write_bytes(b"png")
-        return svg, png
-
-    for name in [name for name in vars(drawings) if name.startswith("plot_")]:
-        monkeypatch.setattr(drawings, name, draw)
+    """See `draw_quickly`."""
+    draw_quickly(monkeypatch)

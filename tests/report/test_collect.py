@@ -92,6 +92,7 @@ def test_our_method_comes_first_then_others_by_what_they_reached(tmp_path: Path)
         ("l1-95", ("l1", "95")),
         ("80", ("80", "")),
         ("l1/strong", ("l1/strong", "")),
+        ("l1/80", ("l1", "80")),
     ],
 )
 def test_a_number_at_the_end_is_a_setting(label: str, expected: tuple[str, str]) -> None:

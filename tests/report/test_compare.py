@@ -45,7 +45,7 @@ def cell(
 
 
 def of(*cells: Cell) -> Experiment:
-    return Experiment("t", cells, "t")
+    return Experiment("t", cells, "t", "t")
 
 
 @pytest.mark.parametrize(

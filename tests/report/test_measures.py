@@ -29,7 +29,7 @@ def cell(label: str, *records: RunRecord) -> Cell:
 
 
 def of(*cells: Cell) -> Experiment:
-    return Experiment("t", cells, "t")
+    return Experiment("t", cells, "t", "t")
 
 
 def left(heads: Sequence[Sequence[int]], neurons: Sequence[int]) -> Structure:

@@ -179,7 +179,7 @@ def _experiments(folder: str, cells: Mapping[str, Mapping[int, Run]]) -> Iterato
             again = names[:number].count(names[number])
             name = f"{folder}, {names[number]}" + (f" ({again + 1})" if again else "")
         _check_shape(run for seeds in group.values() for run in seeds.values())
-        yield Experiment(name, tuple(sorted(_cells(group), key=_order)), slug(name))
+        yield Experiment(name, tuple(sorted(_cells(group), key=_order)), slug(name), folder)
 
 
 def _cells(group: Mapping[str, Mapping[int, Run]]) -> Iterator[Cell]:

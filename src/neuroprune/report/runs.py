@@ -12,7 +12,7 @@ from neuroprune.report.numbers import Spread, metric_names, number_of, spread_of
 from neuroprune.report.structures import Structure
 
 # A number at the end of a label is a setting; the 1 of "l1" is none.
-_SETTING = re.compile(r"(.+?)(?:[@_-]|(?<=[A-Za-z]{2}))(\d+(?:\.\d+)?)")
+_SETTING = re.compile(r"(.+?)(?:[@/_-]|(?<=[A-Za-z]{2}))(\d+(?:\.\d+)?)")
 
 
 def series_and_setting(label: str) -> tuple[str, str]:
@@ -96,11 +96,13 @@ class Experiment:
         name: of the folder; with the task, where a folder holds several.
         cells: by method, then by what was reached.
         slug: the name as part of a file's name, different for every experiment.
+        folder: the folder's name.
     """
 
     name: str
     cells: tuple[Cell, ...]
     slug: str
+    folder: str
 
     @property
     def runs(self) -> list[Run]:
