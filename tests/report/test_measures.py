@@ -11,11 +11,27 @@ import numpy as np
 import pytest
 
 from neuroprune.record import RunRecord
-from neuroprune.report.curves import equal_heads, heads_left, quality, rows_of, weight_sparsity
-from neuroprune.report.degrees import at_least, degree_sd, histogram, of_role, pooled_sd
+from neuroprune.report import curves, degrees, heads
+from neuroprune.report.curves import (
+    equal_heads,
+    heads_left,
+    plot_curves,
+    plot_equal_heads,
+    quality,
+    rows_of,
+    weight_sparsity,
+)
+from neuroprune.report.degrees import (
+    at_least,
+    degree_sd,
+    histogram,
+    of_role,
+    plot_spread,
+    pooled_sd,
+)
 from neuroprune.report.drawings import main_metric, not_drawn
 from neuroprune.report.figure import MARKERS, PALETTE, styles
-from neuroprune.report.heads import by_method, removals
+from neuroprune.report.heads import by_method, plot_relative, removals
 from neuroprune.report.runs import Cell, Experiment, Run
 from neuroprune.report.structures import Matrix, Structure, read_structure
 from tests.report.records import made_up, structure, whole
@@ -253,3 +269,72 @@ def test_cells_without_sparsity_patterns_or_removed_heads_are_named() -> None:
         "no patterns, since the records have none: plain.",
         "no picture of removed heads, since none is removed: plain.",
     ]
+
+
+# Looks: the figure as it is before it is written
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Figures that were made, none of them written."""
+    pytest.importorskip("matplotlib")
+    made: list[Any] = []
+    for module in (curves, degrees, heads):
+        monkeypatch.setattr(module, "save", lambda figure, path: made.append(figure))
+    return made
+
+
+def _colours(figure: Any) -> dict[str, str]:
+    from matplotlib.colors import to_hex
+
+    (legend,) = figure.legends
+    colours = [handle.get_color() for handle in legend.legend_handles]
+    return {  # of bars it is a list of one
+        text.get_text(): to_hex(colour if isinstance(colour, str) else colour[0])
+        for text, colour in zip(legend.get_texts(), colours, strict=True)
+    }
+
+
+def test_a_method_has_one_colour_in_all_figures(figures: list[Any]) -> None:
+    cells = [
+        cell("neuroprune", whole(1, 0.8, [[0]], [4])),
+        cell("dsp", whole(1, 0.8, [[0]], [4], "dsp")),
+        cell("grow", made_up(1, 0.8, 0.5, 1.0, "grow")),  # in no figure of heads or degrees
+        cell("l1", whole(1, 0.8, [[1]], [4], "l1")),
+    ]
+    experiment = of(*cells)
+    names = list(experiment.series)
+    shown = {name: experiment.series[name] for name in names if name != "grow"}
+    plot_curves(experiment, "accuracy", PATH)
+    plot_relative(by_method(shown), "dsp", names, PATH)
+    plot_spread(shown, names, PATH)
+    all_of_them, *others = map(_colours, figures)
+    assert list(all_of_them) == names
+    for found in others:
+        assert set(found) == set(shown)
+        assert all(all_of_them[name] == found[name] for name in found if name != "dsp")
+    assert len(set(all_of_them.values())) == 4
+
+
+def test_heads_have_whole_numbers_and_no_column_without_any(figures: list[Any]) -> None:
+    plot_curves(of(cell("ours", whole(1, 0.8, [[0, 1]], [4]))), "accuracy", PATH)
+    plot_curves(of(cell("old", made_up(1, 0.8, 0.5, 1.0))), "accuracy", PATH)
+    with_heads, without = (figure.axes for figure in figures)
+    titles = [axes.get_xlabel() for axes in with_heads[-2:]]
+    assert titles == ["weight sparsity (%)", "heads left"]
+    assert all(float(tick).is_integer() for tick in with_heads[-1].get_xticks())
+    assert with_heads[-1].xaxis_inverted()
+    assert len(without) == 3
+    assert without[-1].get_xlabel() == "weight sparsity (%)"
+
+
+def test_the_legend_of_many_methods_covers_no_axis(figures: list[Any]) -> None:
+    names = ["neuroprune", *(f"method {chr(97 + i)}" for i in range(13))]
+    cells = [cell(name, whole(1, 0.8, [[0, 1]], [4], name)) for name in names]
+    experiment = of(*cells)
+    plot_equal_heads(experiment, equal_heads(experiment), "accuracy", PATH)
+    (figure,) = figures
+    figure.draw_without_rendering()
+    legend = figure.legends[0].get_window_extent()
+    assert len(figure.legends[0].get_texts()) == 14
+    assert legend.y1 <= figure.axes[0].xaxis.label.get_window_extent().y0

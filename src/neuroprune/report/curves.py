@@ -12,7 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neuroprune.record import RunRecord
-from neuroprune.report.figure import GREY, Label, canvas, figure, legend, mark, save, styles
+from neuroprune.report.figure import (
+    GREY,
+    LEGEND_COLUMNS,
+    Label,
+    canvas,
+    figure,
+    legend,
+    mark,
+    save,
+    styles,
+    whole_ticks,
+)
 from neuroprune.report.figure import write_labels as write
 from neuroprune.report.numbers import (
     IN_PERCENT,
@@ -160,7 +171,7 @@ def plot_curves(experiment: Experiment, metric: str, path: Path) -> tuple[Path, 
     series = experiment.series
     looks = styles(list(series))
     handles: dict[str, Artist] = {}
-    with canvas(8.6, 0.9 + 2.1 * len(rows) + 0.25 * (len(series) // 5)) as made:
+    with canvas(8.6, 0.9 + 2.1 * len(rows) + 0.25 * (len(series) // LEGEND_COLUMNS)) as made:
         made.set_layout_engine("constrained")
         panels = made.subplots(len(rows), len(columns), sharey="row", squeeze=False)
         for line, y in zip(panels, rows, strict=True):
@@ -174,6 +185,7 @@ def plot_curves(experiment: Experiment, metric: str, path: Path) -> tuple[Path, 
         for line in panels:
             for axes in line[1:]:
                 axes.invert_xaxis()  # smaller to the right, as on the left
+                whole_ticks(axes)
         made.suptitle(f"{experiment.name}: {_over(experiment)}", x=0.02, ha="left", fontsize=11)
         legend(made, list(handles.values()), list(handles))
         return save(made, path)
@@ -289,12 +301,12 @@ def plot_equal_heads(
         ReportError: matplotlib is missing.
     """
     y, x = quality(experiment, metric), weight_sparsity()
-    names = list(dict.fromkeys(cell.series for cell in experiment.cells))
-    looks = styles(names)
+    looks = styles(list(experiment.series))
     handles: dict[str, Artist] = {}
     labels, lines = [], []
     with figure(f"{experiment.name}: equal heads, {_over(experiment)}", 0.95) as (made, axes):
-        made.subplots_adjust(bottom=0.2)
+        rows = -(-len({cell.series for group in groups for cell in group}) // LEGEND_COLUMNS)
+        made.subplots_adjust(bottom=0.15 + 0.05 * rows)
         for group in groups:
             points = list(_points(group, x, y))
             line = [(a.mean, b.mean) for _, a, b in points]

@@ -177,7 +177,7 @@ def _heads(experiment: Experiment, shown: dict[str, list[Cell]]) -> Iterator[Dra
             "Share of a method's own removals that falls on a head index and on a layer, so that "
             "methods which remove more or fewer heads can be compared. After Figure 7 of the "
             "paper.",
-            draw=partial(plot_relative, counted, reference),
+            draw=partial(plot_relative, counted, reference, list(experiment.series)),
         )
 
 
@@ -189,7 +189,7 @@ def _degrees(experiment: Experiment, shown: dict[str, list[Cell]]) -> Iterator[D
         "Standard deviation of the degrees of all rows of MLP-in and MLP-out, as a share of the "
         "dense row; a gate is part of MLP-in, removed rows have the degree 0. After Figure 2 of "
         "the paper.",
-        draw=partial(plot_spread, shown),
+        draw=partial(plot_spread, shown, list(experiment.series)),
     )
     for name, cells in shown.items():
         yield make(

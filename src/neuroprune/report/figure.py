@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 GREY = "#6B6B6B"
+LEGEND_COLUMNS = 5
 _MARK = re.compile(
     r'<(?P<tag>g|image)(?P<before>[^<>]*?) id="mark:(?P<part>[^"|]*)\|(?P<text>[^"]*)"'
     r"(?P<after>[^<>]*)>"
@@ -129,7 +130,20 @@ def styles(names: Sequence[str]) -> dict[str, tuple[str, str]]:
     }
 
 
-def legend(made: Figure, handles: Sequence[Artist], names: Sequence[str], columns: int = 5) -> None:
+def whole_ticks(axes: Axes) -> None:
+    """Ticks of x at whole numbers only, for what is counted.
+
+    Args:
+        axes: the plot.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def legend(
+    made: Figure, handles: Sequence[Artist], names: Sequence[str], columns: int = LEGEND_COLUMNS
+) -> None:
     """Names of the lines, below all panels.
 
     Args:
