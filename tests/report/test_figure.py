@@ -14,6 +14,7 @@ from neuroprune.report.page import inlined
 
 pytest.importorskip("matplotlib")
 SVG = "{http://www.w3.org/2000/svg}"
+DOLLARS = r"costs $1, \no$ more"
 ODD = """a "quoted" <b> & 'c' | 50% > 5"""
 
 
@@ -25,6 +26,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (first,) = axes.plot([0.5], [0.5], marker="o")
         (second,) = axes.plot([0.6], [0.6], marker="s")
         axes.plot([0.0, 1.0], [0.0, 1.0])
+        axes.set_title(DOLLARS)
         mark(first, ODD, "layer layer-1")
         mark(second, "plain")
         mark(axes.imshow([[0.0, 1.0]]), "never shown", "layer layer-0")
@@ -42,6 +44,11 @@ def test_a_mark_becomes_a_title_and_a_class(drawn: Path) -> None:
     assert image.get("class") == "layer layer-0"
     assert "mark:" not in drawn.read_text()
     assert "never shown" not in drawn.read_text()
+
+
+def test_a_dollar_in_a_name_is_a_dollar(drawn: Path) -> None:
+    texts = ["".join(e.itertext()) for e in ElementTree.parse(drawn).getroot().iter(f"{SVG}text")]
+    assert DOLLARS in texts
 
 
 def test_a_dot_in_a_name_is_no_ending(drawn: Path) -> None:

@@ -338,3 +338,11 @@ def test_the_legend_of_many_methods_covers_no_axis(figures: list[Any]) -> None:
     legend = figure.legends[0].get_window_extent()
     assert len(figure.legends[0].get_texts()) == 14
     assert legend.y1 <= figure.axes[0].xaxis.label.get_window_extent().y0
+
+
+def test_equal_heads_without_a_quality_or_a_sparsity_are_left_out(figures: list[Any]) -> None:
+    full, bare = whole(1, 0.8, [[0]], [4]), whole(1, 0.7, [[1]], [4], "l1")
+    experiment = of(cell("ours", full), cell("l1", dataclasses.replace(bare, sizes={})))
+    plot_equal_heads(experiment, equal_heads(experiment), "accuracy", PATH)
+    assert list(_colours(figures[0])) == ["ours"]
+    assert list(not_drawn(experiment)) == ["no weight sparsity, and so in no curve against it: l1."]

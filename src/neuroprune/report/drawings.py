@@ -152,8 +152,9 @@ def _curves(experiment: Experiment, metric: str) -> Iterator[Drawing]:
         yield make(
             f"{experiment.slug}-equal-heads",
             "Quality against sparsity, at equal heads",
-            "Methods that leave equally many heads are joined by a grey line; the number of heads "
-            "stands beside each point. Further right is sparser. After Figure 6 of the paper.",
+            "Methods that leave equally many heads, on average within half a head, are joined by a "
+            "grey line; the number of heads stands beside each point. Further right is sparser. "
+            "After Figure 6 of the paper.",
             draw=partial(plot_equal_heads, experiment, groups, metric),
         )
 

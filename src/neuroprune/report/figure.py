@@ -33,6 +33,7 @@ _SETTINGS: Any = {
     "svg.fonttype": "none",  # text stays text: it can be searched, and read by a screen reader
     "font.family": ["DejaVu Sans", "sans-serif"],  # the first one ships with matplotlib
     "font.size": 10,
+    "text.parse_math": False,  # a dollar in a name is a dollar
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
