@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from neuroprune.report.page import Report, write_report
-from tests.report.records import save_experiment
+from neuroprune.report.page import Report
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
@@ -54,18 +53,11 @@ def _open(page: Path, folder: Path, *arguments: str) -> subprocess.CompletedProc
     )
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Report:
-    root = tmp_path_factory.mktemp("report")
-    save_experiment(root / "results")
-    return write_report(root / "results", root / "out")
-
-
 def test_the_page_opens_without_an_error_and_picks_out_a_layer(
-    made: Report, tmp_path: Path
+    whole_report: Report, tmp_path: Path
 ) -> None:
-    checked = made.page.with_name("checked.html")
-    checked.write_text(made.page.read_text().replace("</body>", f"{_CHECK}</body>"))
+    checked = whole_report.page.with_name("checked.html")
+    checked.write_text(whole_report.page.read_text().replace("</body>", f"{_CHECK}</body>"))
     done = _open(checked, tmp_path, "--dump-dom")
     assert "CONSOLE" not in done.stderr, done.stderr
     said = re.search(
@@ -74,13 +66,13 @@ def test_the_page_opens_without_an_error_and_picks_out_a_layer(
     assert said is not None, done.stdout[:500]
     faded, wrongly, figures, empty = map(int, said.groups())
     assert faded > 0
-    assert (wrongly, figures, empty) == (0, len(made.figures) // 2, 0)
+    assert (wrongly, figures, empty) == (0, len(whole_report.figures) // 2, 0)
 
 
-def test_a_screenshot_shows_more_than_an_empty_page(made: Report, tmp_path: Path) -> None:
+def test_a_screenshot_shows_more_than_an_empty_page(whole_report: Report, tmp_path: Path) -> None:
     image = pytest.importorskip("PIL.Image")
     shot = tmp_path / "shot.png"
-    _open(made.page, tmp_path, f"--screenshot={shot}", "--window-size=1200,4000")
+    _open(whole_report.page, tmp_path, f"--screenshot={shot}", "--window-size=1200,4000")
     with image.open(shot) as picture:
         colours = picture.convert("RGB").getcolors(maxcolors=1 << 24)
     assert len(colours) > 100

@@ -64,6 +64,9 @@ def emit(payload: Any, shown: RenderableType, as_json: bool) -> None:
     if as_json:
         print(json.dumps(payload, indent=2))
         return
+    if isinstance(shown, str):
+        print(shown)  # as it is: a name may hold brackets, a path may be long
+        return
     # A pipe or a file has no width of its own: never fold a table there.
     Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH).print(shown)
 

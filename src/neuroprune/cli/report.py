@@ -13,13 +13,16 @@ from neuroprune.cli.console import counted, emit, guarded
 from neuroprune.cli.options import Json
 
 if TYPE_CHECKING:
-    from neuroprune.report.collect import Experiment
+    from neuroprune.report.runs import Experiment
 
 
 def _unfinished(results: Path, experiment: Experiment) -> Sequence[str]:
     """What the configurations beside the results want and is not there."""
     from neuroprune.bench.captions import unfinished
+    from neuroprune.report.runs import lacking
 
+    if experiment.name != experiment.folder:  # one of several: whose cells would be missing?
+        return [*lacking(experiment), "what its configuration wants besides was not looked up."]
     root = results.resolve()
     if not (root / experiment.name).is_dir():  # one experiment was given, or one of its cells
         root = next((p for p in root.parents if (p / experiment.name).is_dir()), root)

@@ -8,165 +8,23 @@ shown is kept in `Collection.notes`.
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from neuroprune.record import RecordError, RunRecord
 from neuroprune.report.figure import ReportError
-from neuroprune.report.numbers import Spread, number_of, spread_of
-from neuroprune.report.structures import Structure, read_structure
+from neuroprune.report.names import slug, unique
+from neuroprune.report.runs import Cell, Collection, Experiment, Run, series_and_setting
+from neuroprune.report.structures import read_structure
 
-# A number at the end of a label is a setting; the 1 of "l1" is none.
-_SETTING = re.compile(r"(.+?)(?:[@_-]|(?<=[A-Za-z]{2}))(\d+(?:\.\d+)?)")
 _OF_THE_DENSE_RUN = ("model", "task", "training")
 _FAILURES = "*.failed.txt"
 _TRAINED = "record.json"
-
-
-def series_and_setting(label: str) -> tuple[str, str]:
-    """A label without the number at its end, and that number: settings of one method.
-
-    Args:
-        label: such as "neuroprune-80".
-
-    Returns:
-        ("neuroprune", "80"); the setting is empty where the label ends with no number.
-    """
-    found = _SETTING.fullmatch(label)
-    return (found[1], found[2]) if found else (label, "")
-
-
-@dataclass(frozen=True)
-class Run:
-    """One record, and where it is.
-
-    Args:
-        path: its file.
-        name: of the file, as a reader of the report sees it.
-        record: what it says.
-        structure: what is left of every matrix; None for a record that does not say it.
-    """
-
-    path: Path
-    name: str
-    record: RunRecord
-    structure: Structure | None
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One setting of one method, over its seeds.
-
-    Args:
-        label: name of its folder.
-        runs: one per seed, seeds in order.
-    """
-
-    label: str
-    runs: tuple[Run, ...]
-
-    @property
-    def series(self) -> str:
-        """The label without its setting: what one line of a plot shows."""
-        return series_and_setting(self.label)[0]
-
-    @property
-    def method(self) -> str:
-        """Name of the method."""
-        return self.runs[0].record.method
-
-    @property
-    def records(self) -> list[RunRecord]:
-        """One per seed."""
-        return [run.record for run in self.runs]
-
-    @property
-    def seeds(self) -> list[int]:
-        """In order."""
-        return [run.record.seed for run in self.runs]
-
-    def spread(self, value: Callable[[RunRecord], float | None]) -> Spread | None:
-        """Mean and deviation over the seeds; None where one of them lacks the number."""
-        return spread_of([value(record) for record in self.records])
-
-    def sparsity(self, kind: str = "structural") -> Spread | None:
-        """Structural or weight sparsity, in [0, 1]."""
-        return self.spread(lambda r: number_of(r, "sizes", "pruned", f"{kind}_sparsity"))
-
-    @property
-    def structures(self) -> tuple[Structure, ...]:
-        """Of the runs that have one."""
-        return tuple(run.structure for run in self.runs if run.structure is not None)
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """Cells that are compared with the same dense runs.
-
-    Args:
-        name: of the folder; with the task, where a folder holds several.
-        cells: by method, then by what was reached.
-    """
-
-    name: str
-    cells: tuple[Cell, ...]
-
-    @property
-    def slug(self) -> str:
-        """The name as part of a file's name."""
-        return re.sub(r"[^\w.]+", "-", self.name).strip("-.")
-
-    @property
-    def runs(self) -> list[Run]:
-        """All runs, cell by cell."""
-        return [run for cell in self.cells for run in cell.runs]
-
-    @property
-    def records(self) -> list[RunRecord]:
-        """All records, cell by cell."""
-        return [run.record for run in self.runs]
-
-    @property
-    def kind(self) -> str:
-        """Kind of the task, such as "translation"; empty where no record says it."""
-        return str(_table(self.records[0].config, "task").get("kind", ""))
-
-    @property
-    def metrics(self) -> list[str]:
-        """Quality metrics, the first one counts."""
-        return [str(name) for name in self.records[0].metrics.get("names", ())]
-
-    @property
-    def series(self) -> dict[str, list[Cell]]:
-        """Cells by method, our own first."""
-        found: dict[str, list[Cell]] = {}
-        for cell in self.cells:
-            found.setdefault(cell.series, []).append(cell)
-        names = sorted(found, key=lambda name: (found[name][0].method != "neuroprune", name))
-        return {name: found[name] for name in names}
-
-
-@dataclass(frozen=True)
-class Collection:
-    """Everything below a results folder.
-
-    Args:
-        experiments: those with trainings.
-        measurements: names of the records of measurements without training.
-        failures: names of the files that failed runs left, and their first line.
-    """
-
-    experiments: tuple[Experiment, ...]
-    measurements: tuple[str, ...]
-    failures: tuple[tuple[str, str], ...]
-
-    @property
-    def runs(self) -> list[Run]:
-        """All runs of all experiments."""
-        return [run for experiment in self.experiments for run in experiment.runs]
+_SECTIONS = ("config", "metrics", "sizes", "speeds", "structure", "training", "environment")
+_SIDES = {"metrics": ("dense", "pruned"), "speeds": ("dense", "speedup")}
+_OF_THE_PAGE = ("summary", "missing", "measurements")  # identifiers of its own parts
 
 
 def collect(root: Path) -> Collection:
@@ -177,8 +35,9 @@ def collect(root: Path) -> Collection:
 
     Raises:
         ReportError: the folder is missing or has no record of a training; a JSON file is no record
-            of this version; a seed stands twice in one cell; or two records of one seed and one
-            configuration of the dense run give it different results. The files are named.
+            of this version; a seed stands twice in one cell; a cell holds two methods; or two
+            records of one seed and one configuration of the dense run give it different results.
+            The files are named.
     """
     if not root.is_dir():
         what = "is a file" if root.exists() else "does not exist"
@@ -187,36 +46,73 @@ def collect(root: Path) -> Collection:
             "`neuroprune bench run` makes them."
         )
     base = root.resolve()
+    failures = list(_failures(root, base))
     folders: dict[str, dict[str, dict[int, Run]]] = {}
-    measurements = []
+    measurements, notes = [], []
     for path in _files(root):
         folder, label = _place(path, root, base)
         run = _run(path, f"{folder}/{label}/{path.name}")
-        if "pruned" not in run.record.metrics or "dense" not in run.record.metrics:
+        sides = [side for side in _SIDES["metrics"] if side in run.record.metrics]
+        if not sides:
             measurements.append(run.name)
-            continue
-        seeds = folders.setdefault(folder, {}).setdefault(label, {})
-        first = seeds.setdefault(run.record.seed, run)
-        if first is not run:
-            raise ReportError(
-                f"{first.path} and {path} are both of seed {run.record.seed}: a seed counts once. "
-                "Remove the one that does not belong there."
-            )
+        elif len(sides) == 1:
+            notes.append(f"{run.name} has the quality of the {sides[0]} model alone: not shown.")
+        else:
+            _add(folders.setdefault(folder, {}).setdefault(label, {}), run)
     if not folders:
-        found = f"; its {len(measurements)} records measure no quality" if measurements else ""
+        raise ReportError(_nothing(root, measurements, notes, failures))
+    found: list[Experiment] = []
+    for name, cells in folders.items():
+        made = list(_experiments(name, cells))
+        notes += [*_split(name, made), *(note for cell in made for note in _mixed(cell))]
+        found += made
+    names = unique(experiment.name for experiment in found)
+    slugs = unique(map(slug, names), _OF_THE_PAGE)
+    experiments = tuple(
+        replace(experiment, name=name, slug=slug_)
+        for experiment, name, slug_ in zip(found, names, slugs, strict=True)
+    )
+    return Collection(experiments, tuple(measurements), tuple(failures), tuple(notes))
+
+
+def _add(seeds: dict[int, Run], run: Run) -> None:
+    """Put a run into its cell: each seed once, all of one method."""
+    first = seeds.setdefault(run.record.seed, run)
+    if first is not run:
         raise ReportError(
-            f"{root} has no record of a training below it{found}. Run `neuroprune bench run` "
-            "first, or give the folder that it wrote to."
+            f"{first.path} and {run.path} are both of seed {run.record.seed}: a seed counts once. "
+            "Remove the one that does not belong there."
         )
-    failures = [
-        (
-            "/".join((*_place(path, root, base), path.name)),
-            (path.read_text(encoding="utf-8").strip() or "no reason given").splitlines()[0],
+    other = next(iter(seeds.values()))
+    if other.record.method != run.record.method:
+        raise ReportError(
+            f"{other.path} is of the method {other.record.method} and {run.path} of "
+            f"{run.record.method}: the runs of a folder differ in their seed only. Keep them in "
+            "folders of their own."
         )
-        for path in sorted(root.rglob(_FAILURES))
-    ]
-    experiments = tuple(e for name, cells in folders.items() for e in _experiments(name, cells))
-    return Collection(experiments, tuple(measurements), tuple(failures))
+
+
+def _failures(root: Path, base: Path) -> Iterator[tuple[str, str]]:
+    for path in sorted(root.rglob(_FAILURES)):
+        reason = path.read_text(encoding="utf-8", errors="replace").strip() or "no reason given"
+        yield "/".join((*_place(path, root, base), path.name)), reason.splitlines()[0]
+
+
+def _nothing(
+    root: Path,
+    measurements: Sequence[str],
+    notes: Sequence[str],
+    failures: Sequence[tuple[str, str]],
+) -> str:
+    """What to say of a folder without a training."""
+    told = f"; its {len(measurements)} records measure no quality" if measurements else ""
+    told += "".join(f"; {note.removesuffix('.')}" for note in notes)
+    if failures:
+        told += f"; {len(failures)} runs failed, {failures[0][0]}: {failures[0][1]}"
+    return (
+        f"{root} has no record of a training below it{told}. Run `neuroprune bench run` first, or "
+        "give the folder that it wrote to."
+    )
 
 
 def _files(root: Path) -> list[Path]:
@@ -240,7 +136,33 @@ def _run(path: Path, name: str) -> Run:
         record = RunRecord.load(path)
     except RecordError as error:
         raise ReportError(f"{error} A results folder holds records and nothing else.") from error
+    wrong = _wrong_form(record)
+    if wrong:
+        raise ReportError(
+            f"{path}: {wrong}. A results folder holds records and nothing else. Make it again, or "
+            "remove it."
+        )
     return Run(path, name, record, read_structure(record.structure, path))
+
+
+def _wrong_form(record: RunRecord) -> str:
+    """What is not as every record has it; empty where all is well."""
+    if isinstance(record.seed, bool) or not isinstance(record.seed, int):
+        return f"expected an integer as seed, got {record.seed!r}"
+    for name in ("method", "task"):
+        if not isinstance(getattr(record, name), str):
+            return f"expected a name as {name}, got {getattr(record, name)!r}"
+    for name in _SECTIONS:
+        value = getattr(record, name)
+        if not isinstance(value, Mapping):
+            return f"expected an object as {name}, got {value!r:.80}"
+        for side in _SIDES.get(name, ()):
+            if not isinstance(value.get(side, {}), Mapping):
+                return f"expected an object as {name}.{side}, got {value[side]!r:.80}"
+    if not record.metrics:
+        return ""  # a measurement, which may have speeds of its own
+    odd = [batch for batch in record.speeds.get("dense", {}) if not batch.isdecimal()]
+    return f"expected batch sizes in speeds.dense, got {odd[0]!r}" if odd else ""
 
 
 def _experiments(folder: str, cells: Mapping[str, Mapping[int, Run]]) -> Iterator[Experiment]:
@@ -257,10 +179,49 @@ def _experiments(folder: str, cells: Mapping[str, Mapping[int, Run]]) -> Iterato
             again = names[:number].count(names[number])
             name = f"{folder}, {names[number]}" + (f" ({again + 1})" if again else "")
         _check_shape(run for seeds in group.values() for run in seeds.values())
-        made = [
-            Cell(label, tuple(seeds[s] for s in sorted(seeds))) for label, seeds in group.items()
-        ]
-        yield Experiment(name, tuple(sorted(made, key=_order)))
+        yield Experiment(name, tuple(sorted(_cells(group), key=_order)), slug(name), folder)
+
+
+def _cells(group: Mapping[str, Mapping[int, Run]]) -> Iterator[Cell]:
+    """The cells of an experiment; one line of a plot shows one method only."""
+    methods: dict[str, set[str]] = {}
+    for label, seeds in group.items():
+        method = next(iter(seeds.values())).record.method
+        methods.setdefault(series_and_setting(label)[0], set()).add(method)
+    for label, seeds in group.items():
+        runs = tuple(seeds[seed] for seed in sorted(seeds))
+        series = series_and_setting(label)[0]
+        if len(methods[series]) > 1:
+            series = f"{series} ({runs[0].record.method})"
+        yield Cell(label, runs, series)
+
+
+def _split(folder: str, made: Sequence[Experiment]) -> Iterator[str]:
+    """Why one folder has several experiments."""
+    if len(made) > 1:
+        configs = [_dense_config(experiment.records[0]) for experiment in made]
+        keys = sorted({key for config in configs for key in config})
+        apart = [key for key in keys if len({str(config.get(key)) for config in configs}) > 1]
+        yield (
+            f"{folder}: its dense runs have {len(made)} configurations, which differ in "
+            f"{', '.join(apart)}: they are {len(made)} experiments here, and their cells are not "
+            "compared with each other."
+        )
+
+
+def _mixed(experiment: Experiment) -> Iterator[str]:
+    """Cells whose runs differ in more than the seed."""
+    for cell in experiment.cells:
+        settings = [dict(_table(record.config, "method")) for record in cell.records]
+        apart = sorted(
+            {key for one in settings for key in one if one.get(key) != settings[0].get(key)}
+            | {key for one in settings for key in settings[0] if key not in one}
+        )
+        if apart:
+            yield (
+                f"{experiment.name}: the runs of {cell.label} differ in method.{apart[0]}, not in "
+                "their seed only; their mean is of different settings."
+            )
 
 
 def _task(group: Mapping[str, Mapping[int, Run]]) -> str:
@@ -274,9 +235,16 @@ def _table(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 def _dense_key(record: RunRecord) -> str:
     """What makes the dense run what it is, but for its seed."""
-    config = {key: dict(_table(record.config, key)) for key in _OF_THE_DENSE_RUN}
-    config["training"].pop("seed", None)
-    return json.dumps([record.task, config], sort_keys=True)
+    return json.dumps(_dense_config(record), sort_keys=True)
+
+
+def _dense_config(record: RunRecord) -> dict[str, Any]:
+    """The same as dotted keys and their values."""
+    config: dict[str, Any] = {"task": record.task}
+    for table in _OF_THE_DENSE_RUN:
+        config |= {f"{table}.{key}": value for key, value in _table(record.config, table).items()}
+    config.pop("training.seed", None)
+    return config
 
 
 def _check_dense(runs: Iterable[Run]) -> None:
@@ -312,19 +280,3 @@ def _order(cell: Cell) -> tuple[bool, str, float, float, str]:
     reached = (0.0 if s is None else round(s.mean, 3) for s in (structural, weight))
     one, other = reached
     return cell.method != "neuroprune", cell.series, one, other, cell.label
-
-
-def lacking(experiment: Experiment) -> list[str]:
-    """Cells that lack seeds which other cells of their experiment have.
-
-    Args:
-        experiment: the cells.
-    """
-    wanted = sorted({seed for cell in experiment.cells for seed in cell.seeds})
-    short = []
-    for cell in experiment.cells:
-        missing = [seed for seed in wanted if seed not in cell.seeds]
-        if missing:
-            told = ", ".join(map(str, missing))
-            short.append(f"{cell.label} has {len(cell.seeds)} of {len(wanted)} seeds, not {told}.")
-    return short

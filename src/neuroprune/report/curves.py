@@ -12,8 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neuroprune.record import RunRecord
-from neuroprune.report.collect import Cell, Experiment
-from neuroprune.report.figure import GREY, Label, canvas, figure, legend, mark, save, styles
+from neuroprune.report.figure import (
+    GREY,
+    LEGEND_COLUMNS,
+    Label,
+    canvas,
+    figure,
+    legend,
+    mark,
+    save,
+    styles,
+    whole_ticks,
+)
 from neuroprune.report.figure import write_labels as write
 from neuroprune.report.numbers import (
     IN_PERCENT,
@@ -23,6 +33,7 @@ from neuroprune.report.numbers import (
     number_of,
     side_spread,
 )
+from neuroprune.report.runs import Cell, Experiment
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -141,6 +152,8 @@ def rows_of(experiment: Experiment, metric: str) -> list[Quantity]:
 def plot_curves(experiment: Experiment, metric: str, path: Path) -> tuple[Path, Path]:
     """A row per quantity; on the left against weight sparsity, on the right against heads.
 
+    The right side is left out where no record says which heads are left.
+
     Args:
         experiment: the cells.
         metric: name of the quality metric.
@@ -152,13 +165,15 @@ def plot_curves(experiment: Experiment, metric: str, path: Path) -> tuple[Path, 
     Raises:
         ReportError: matplotlib is missing.
     """
-    rows, columns = rows_of(experiment, metric), [weight_sparsity(), heads_left(experiment)]
+    rows, columns = rows_of(experiment, metric), [weight_sparsity()]
+    if any(cell.structures for cell in experiment.cells):
+        columns.append(heads_left(experiment))
     series = experiment.series
     looks = styles(list(series))
     handles: dict[str, Artist] = {}
-    with canvas(8.6, 0.9 + 2.1 * len(rows) + 0.25 * (len(series) // 5)) as made:
+    with canvas(8.6, 0.9 + 2.1 * len(rows) + 0.25 * (len(series) // LEGEND_COLUMNS)) as made:
         made.set_layout_engine("constrained")
-        panels = made.subplots(len(rows), 2, sharey="row", squeeze=False)
+        panels = made.subplots(len(rows), len(columns), sharey="row", squeeze=False)
         for line, y in zip(panels, rows, strict=True):
             for axes, x in zip(line, columns, strict=True):
                 _draw_dense(axes, x, y)
@@ -168,7 +183,9 @@ def plot_curves(experiment: Experiment, metric: str, path: Path) -> tuple[Path, 
         for axes, x in zip(panels[-1], columns, strict=True):
             axes.set_xlabel(x.title)
         for line in panels:
-            line[1].invert_xaxis()  # smaller to the right, as on the left
+            for axes in line[1:]:
+                axes.invert_xaxis()  # smaller to the right, as on the left
+                whole_ticks(axes)
         made.suptitle(f"{experiment.name}: {_over(experiment)}", x=0.02, ha="left", fontsize=11)
         legend(made, list(handles.values()), list(handles))
         return save(made, path)
@@ -284,12 +301,12 @@ def plot_equal_heads(
         ReportError: matplotlib is missing.
     """
     y, x = quality(experiment, metric), weight_sparsity()
-    names = list(dict.fromkeys(cell.series for cell in experiment.cells))
-    looks = styles(names)
+    looks = styles(list(experiment.series))
     handles: dict[str, Artist] = {}
     labels, lines = [], []
     with figure(f"{experiment.name}: equal heads, {_over(experiment)}", 0.95) as (made, axes):
-        made.subplots_adjust(bottom=0.2)
+        rows = -(-len({cell.series for group in groups for cell in group}) // LEGEND_COLUMNS)
+        made.subplots_adjust(bottom=0.15 + 0.05 * rows)
         for group in groups:
             points = list(_points(group, x, y))
             line = [(a.mean, b.mean) for _, a, b in points]

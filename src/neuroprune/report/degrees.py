@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuroprune.report.collect import Cell
 from neuroprune.report.curves import Quantity, draw_line, weight_sparsity
 from neuroprune.report.figure import GREY, canvas, legend, mark, save, styles
 from neuroprune.report.numbers import Spread
+from neuroprune.report.runs import Cell
 from neuroprune.report.structures import Block, Matrix
 
 if TYPE_CHECKING:
@@ -149,11 +149,14 @@ def named(cell: Cell) -> str:
     return cell.label if weight is None else f"{cell.label} ({100 * weight.mean:.0f}%)"
 
 
-def plot_spread(series: Mapping[str, Sequence[Cell]], path: Path) -> tuple[Path, Path]:
+def plot_spread(
+    series: Mapping[str, Sequence[Cell]], among: Sequence[str], path: Path
+) -> tuple[Path, Path]:
     """Standard deviation of the degrees against weight sparsity, a line per method.
 
     Args:
         series: settings by method, with at least one structure each.
+        among: all methods of the experiment, which have their colours in this order.
         path: of the two files, with or without ".svg" or ".png".
 
     Returns:
@@ -162,7 +165,7 @@ def plot_spread(series: Mapping[str, Sequence[Cell]], path: Path) -> tuple[Path,
     Raises:
         ReportError: matplotlib is missing.
     """
-    looks = styles(list(series))
+    looks = styles(among)
     x = weight_sparsity()
     with canvas(8.6, 4.0) as made:
         made.set_layout_engine("constrained")

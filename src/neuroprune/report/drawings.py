@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from neuroprune.report.collect import Cell, Collection, Experiment
 from neuroprune.report.curves import equal_heads, plot_curves, plot_equal_heads, quality
 from neuroprune.report.degrees import plot_degrees, plot_spread
 from neuroprune.report.heads import REFERENCE, by_method, plot_heads, plot_relative
+from neuroprune.report.names import slug, unique
 from neuroprune.report.patterns import plot_patterns
+from neuroprune.report.runs import Cell, Collection, Experiment
 
 _Files = tuple[Path, Path]
 
@@ -22,7 +23,7 @@ class Drawing:
 
     Args:
         experiment: name of the experiment it belongs to.
-        stem: name of its files, without folder and ending.
+        stem: name of its files, without folder and ending; no two figures share one.
         title: what it shows.
         caption: how to read it, and which figure of the paper it is.
         kind: "curves", "heads", "degrees" or "patterns".
@@ -43,31 +44,89 @@ def drawings(collection: Collection) -> list[Drawing]:
     Args:
         collection: what is below a results folder.
     """
-    return [d for experiment in collection.experiments for d in _of(experiment)]
+    found = [d for experiment in collection.experiments for d in _of(experiment)]
+    # An experiment's section of the page is called by its slug.
+    stems = unique((d.stem for d in found), (e.slug for e in collection.experiments))
+    return [replace(d, stem=stem) for d, stem in zip(found, stems, strict=True)]
 
 
 def main_metric(experiment: Experiment) -> str | None:
-    """The quality metric that counts, where every record has it.
+    """The quality metric that counts: the first that every cell has, or else that any has.
+
+    Args:
+        experiment: the cells.
+
+    Returns:
+        Its name; None where no cell has a metric for all its seeds.
+    """
+    having = [(name, without_metric(experiment, name)) for name in experiment.metrics]
+    some = [(name, less) for name, less in having if len(less) < len(experiment.cells)]
+    return next((name for name, less in some if not less), some[0][0] if some else None)
+
+
+def without_metric(experiment: Experiment, metric: str) -> list[Cell]:
+    """Cells of which a run lacks a metric: no curve shows them, and nothing is compared with them.
+
+    Args:
+        experiment: the cells.
+        metric: its name.
+    """
+    value = quality(experiment, metric).of
+    return [cell for cell in experiment.cells if value(cell) is None]
+
+
+def not_drawn(experiment: Experiment) -> Iterator[str]:
+    """What the figures of an experiment leave out, in sentences.
 
     Args:
         experiment: the cells.
     """
-    for name in experiment.metrics:
-        value = quality(experiment, name).of
-        if all(value(cell) is not None for cell in experiment.cells):
-            return name
-    return None
+    metric = main_metric(experiment)
+    if metric is None:
+        yield (
+            "no metric that all runs of a cell have: there are no curves, and nothing is compared."
+        )
+    else:
+        first = experiment.metrics[0]
+        if metric != first:
+            yield f"curves and comparisons are of {metric}, since not every run has {first}."
+        less = without_metric(experiment, metric)
+        if less:
+            yield f"not in the curves of {metric}, and not compared: {_listed(less)}."
+    less = [cell for cell in experiment.cells if cell.sparsity("weight") is None]
+    if less:
+        yield f"no weight sparsity, and so in no curve against it: {_listed(less)}."
+    less = [
+        cell
+        for cell in experiment.cells
+        if cell.structures and not any(s.has_patterns for s in cell.structures)
+    ]
+    if less:
+        yield f"no patterns, since the records have none: {_listed(less)}."
+    counted = by_method(_shown(experiment))
+    whole = [name for name, removals in counted.items() if removals.total == 0.0]
+    if whole:
+        yield f"no picture of removed heads, since none is removed: {', '.join(whole)}."
+
+
+def _listed(cells: list[Cell]) -> str:
+    return ", ".join(cell.label for cell in cells)
+
+
+def _shown(experiment: Experiment) -> dict[str, list[Cell]]:
+    """Cells that say what is left of every matrix, by method."""
+    return {
+        name: kept
+        for name, cells in experiment.series.items()
+        if (kept := [cell for cell in cells if cell.structures])
+    }
 
 
 def _of(experiment: Experiment) -> Iterator[Drawing]:
     metric = main_metric(experiment)
     if metric is not None:
         yield from _curves(experiment, metric)
-    shown = {
-        name: kept
-        for name, cells in experiment.series.items()
-        if (kept := [cell for cell in cells if cell.structures])
-    }
+    shown = _shown(experiment)
     if shown:
         yield from _heads(experiment, shown)
         yield from _degrees(experiment, shown)
@@ -81,11 +140,11 @@ def _curves(experiment: Experiment, metric: str) -> Iterator[Drawing]:
     yield make(
         f"{experiment.slug}-curves",
         "Quality, speed and training time",
-        "Against weight sparsity, where a removed unit and a single zero count alike, and against "
-        "the number of heads left; mean and standard deviation over the seeds, the dense model in "
-        "grey. Speeds are ratios of medians timed in turns. The two trainings of a run are not "
-        "timed in turns: other work on the machine moves that row. After Figures 4, 5 and 11 of "
-        "the paper.",
+        "Against weight sparsity, where a removed unit and a single zero count alike, and, where "
+        "the records tell it, against the number of heads left; mean and standard deviation over "
+        "the seeds, the dense model in grey. Speeds are ratios of medians timed in turns. The two "
+        "trainings of a run are not timed in turns: other work on the machine moves that row. "
+        "After Figures 4, 5 and 11 of the paper.",
         draw=partial(plot_curves, experiment, metric),
     )
     groups = equal_heads(experiment)
@@ -93,8 +152,9 @@ def _curves(experiment: Experiment, metric: str) -> Iterator[Drawing]:
         yield make(
             f"{experiment.slug}-equal-heads",
             "Quality against sparsity, at equal heads",
-            "Methods that leave equally many heads are joined by a grey line; the number of heads "
-            "stands beside each point. Further right is sparser. After Figure 6 of the paper.",
+            "Methods that leave equally many heads, on average within half a head, are joined by a "
+            "grey line; the number of heads stands beside each point. Further right is sparser. "
+            "After Figure 6 of the paper.",
             draw=partial(plot_equal_heads, experiment, groups, metric),
         )
 
@@ -104,7 +164,7 @@ def _heads(experiment: Experiment, shown: dict[str, list[Cell]]) -> Iterator[Dra
     make = partial(Drawing, experiment.name, kind="heads")
     for name, removals in counted.items():
         yield make(
-            f"{experiment.slug}-heads-{name}",
+            f"{experiment.slug}-heads-{slug(name)}",
             f"Removed heads: {name}",
             "How often each head is removed, over all settings and seeds of the method: by layer "
             "and index, and the means of both. After Figures 3 and 7 of the paper.",
@@ -118,7 +178,7 @@ def _heads(experiment: Experiment, shown: dict[str, list[Cell]]) -> Iterator[Dra
             "Share of a method's own removals that falls on a head index and on a layer, so that "
             "methods which remove more or fewer heads can be compared. After Figure 7 of the "
             "paper.",
-            draw=partial(plot_relative, counted, reference),
+            draw=partial(plot_relative, counted, reference, list(experiment.series)),
         )
 
 
@@ -128,32 +188,32 @@ def _degrees(experiment: Experiment, shown: dict[str, list[Cell]]) -> Iterator[D
         f"{experiment.slug}-degree-spread",
         "Spread of the MLPs' degrees against sparsity",
         "Standard deviation of the degrees of all rows of MLP-in and MLP-out, as a share of the "
-        "dense row; removed rows have the degree 0. After Figure 2 of the paper.",
-        draw=partial(plot_spread, shown),
+        "dense row; a gate is part of MLP-in, removed rows have the degree 0. After Figure 2 of "
+        "the paper.",
+        draw=partial(plot_spread, shown, list(experiment.series)),
     )
     for name, cells in shown.items():
         yield make(
-            f"{experiment.slug}-degrees-{name}",
+            f"{experiment.slug}-degrees-{slug(name)}",
             f"Degrees in the MLPs: {name}",
             "A line tells which share of the rows keeps at least this share of the dense row's "
-            "connections; all layers and seeds together, removed rows have the degree 0. After "
-            "Figure 2 of the paper.",
+            "connections; all layers and seeds together, a gate is part of MLP-in, removed rows "
+            "have the degree 0. After Figure 2 of the paper.",
             draw=partial(plot_degrees, name, cells),
         )
 
 
 def _patterns(experiment: Experiment, cell: Cell) -> Iterator[Drawing]:
-    run = next(run for run in cell.runs if run.structure is not None)
-    structure = run.structure
-    assert structure is not None  # the run was chosen for it
-    if not structure.has_patterns:
-        return
+    found = ((r.record.seed, r.structure) for r in cell.runs if r.structure is not None)
+    seed, structure = next(((n, s) for n, s in found if s.has_patterns), (0, None))
+    if structure is None:
+        return  # `not_drawn` says so
     yield Drawing(
         experiment.name,
-        f"{experiment.slug}-patterns-{cell.label.replace('/', '-')}",
-        f"What is left of every matrix: {cell.label}, seed {run.record.seed}",
+        f"{experiment.slug}-patterns-{slug(cell.label)}",
+        f"What is left of every matrix: {cell.label}, seed {seed}",
         "Density of the connections that are left, in the dense model's shape: a row of pictures "
         "per matrix, a column per layer; white is gone. After Figures 1 and 8 to 10 of the paper.",
         "patterns",
-        partial(plot_patterns, structure, f"{cell.label}, seed {run.record.seed}"),
+        partial(plot_patterns, structure, f"{cell.label}, seed {seed}"),
     )

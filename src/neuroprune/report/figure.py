@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 GREY = "#6B6B6B"
+LEGEND_COLUMNS = 5
 _MARK = re.compile(
     r'<(?P<tag>g|image)(?P<before>[^<>]*?) id="mark:(?P<part>[^"|]*)\|(?P<text>[^"]*)"'
     r"(?P<after>[^<>]*)>"
@@ -32,6 +33,7 @@ _SETTINGS: Any = {
     "svg.fonttype": "none",  # text stays text: it can be searched, and read by a screen reader
     "font.family": ["DejaVu Sans", "sans-serif"],  # the first one ships with matplotlib
     "font.size": 10,
+    "text.parse_math": False,  # a dollar in a name is a dollar
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -112,7 +114,7 @@ def mark(artist: Artist, text: str = "", part: str = "") -> None:
 
     Args:
         artist: what is drawn; an image has a class only.
-        text: what a browser shows over it, and a screen reader can read.
+        text: what a browser shows over it.
         part: the class.
     """
     artist.set_gid(f"mark:{part}|{text}")
@@ -129,7 +131,20 @@ def styles(names: Sequence[str]) -> dict[str, tuple[str, str]]:
     }
 
 
-def legend(made: Figure, handles: Sequence[Artist], names: Sequence[str], columns: int = 5) -> None:
+def whole_ticks(axes: Axes) -> None:
+    """Ticks of x at whole numbers only, for what is counted.
+
+    Args:
+        axes: the plot.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def legend(
+    made: Figure, handles: Sequence[Artist], names: Sequence[str], columns: int = LEGEND_COLUMNS
+) -> None:
     """Names of the lines, below all panels.
 
     Args:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from neuroprune.record import RunRecord
 from neuroprune.report.figure import ReportError
+from neuroprune.report.runs import Run
 
 _KINDS = {"attention": "attention", "mlp": "MLP"}
 _Block = Mapping[str, Any]
@@ -18,7 +18,8 @@ NOTES = (
     "shared, 0 to 1. Strongest 5%: the graph of the strongest connections, at equal density in "
     "both models. Modularity above that of random graphs means groups that talk among themselves; "
     "sigma above 1 means a small world. Effective rank is a share of a matrix's smaller side. A "
-    "heavy tail fits a power law better than an exponential, and no worse than a lognormal."
+    "heavy tail fits a power law better than an exponential, and no worse than a lognormal; blocks "
+    "whose tail is too short for a fit do not count, nor do blocks without a sigma."
 )
 
 
@@ -28,12 +29,14 @@ class GraphSummary:
 
     Args:
         rows: kind of block, measure, dense value, pruned value.
-        reading: the same in words, from the first run.
+        reading: the same in words, from the first run that has the measures.
+        seed: of that run.
         runs: how many records have the measures.
     """
 
     rows: tuple[tuple[str, str, str, str], ...]
     reading: tuple[str, ...]
+    seed: int
     runs: int
 
 
@@ -64,31 +67,39 @@ _MEASURES: Mapping[str, tuple[Callable[[_Block], float | None], str]] = {
 }
 
 
-def graph_summary(records: Sequence[RunRecord]) -> GraphSummary | None:
+def graph_summary(runs: Sequence[Run]) -> GraphSummary | None:
     """Means over blocks and records, dense and pruned.
 
     Args:
-        records: of one cell.
+        runs: of one cell.
 
     Returns:
         None where no record has graph measures.
 
     Raises:
-        ReportError: a record's graph measures have another form.
+        ReportError: a record's graph measures have another form; the file is named.
     """
-    found = [r.structure["topology"] for r in records if "topology" in r.structure]
-    if not found:
+    measured = [run for run in runs if "topology" in run.record.structure]
+    if not measured:
         return None
+    readings = [_reading(run) for run in measured]
+    found = [run.record.structure["topology"] for run in measured]
+    return GraphSummary(tuple(_rows(found)), readings[0], measured[0].record.seed, len(found))
+
+
+def _reading(run: Run) -> tuple[str, ...]:
+    """The sentences of one run, whose measures are all looked at."""
+    topology = run.record.structure["topology"]
     try:
-        rows = tuple(_rows(found))
-        reading = tuple(map(str, found[0]["reading"]))
-    except (KeyError, TypeError, AttributeError) as error:
+        _rows([topology])
+        if isinstance(topology["reading"], str):
+            raise TypeError("the reading is one text, not a list of sentences")
+        return tuple(map(str, topology["reading"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ReportError(
-            f"a record of {records[0].method}, seed {records[0].seed}: expected graph measures of "
-            f"dense and pruned, got another form ({type(error).__name__}: {error}). Run the "
-            "experiment again."
+            f"{run.path}: expected graph measures of dense and pruned, got another form "
+            f"({type(error).__name__}: {error}). Run the experiment again."
         ) from error
-    return GraphSummary(rows, reading, len(found))
 
 
 def _rows(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str]]:

@@ -7,8 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neuroprune.report.collect import Cell
-from neuroprune.report.figure import GREY, PALETTE, canvas, legend, mark, save, styles
+from neuroprune.report.figure import (
+    GREY,
+    PALETTE,
+    canvas,
+    legend,
+    mark,
+    save,
+    styles,
+    whole_ticks,
+)
+from neuroprune.report.runs import Cell
 from neuroprune.report.structures import Structure, layer_names
 
 if TYPE_CHECKING:
@@ -163,12 +172,15 @@ def _draw_marginals(top: Axes, side: Axes, counted: Removals) -> None:
     side.set(ylim=(rows - 0.5, -0.5), xlim=(0, 100), yticks=[], xlabel="%")
 
 
-def plot_relative(counted: Mapping[str, Removals], reference: str, path: Path) -> tuple[Path, Path]:
+def plot_relative(
+    counted: Mapping[str, Removals], reference: str, among: Sequence[str], path: Path
+) -> tuple[Path, Path]:
     """Where each method's removals fall, beside the reference's: by head index and by layer.
 
     Args:
         counted: removals by method, the reference among them.
         reference: name of the method that the others are compared with.
+        among: all methods of the experiment, which have their colours in this order.
         path: of the two files, with or without ".svg" or ".png".
 
     Returns:
@@ -178,7 +190,7 @@ def plot_relative(counted: Mapping[str, Removals], reference: str, path: Path) -
         ReportError: matplotlib is missing.
     """
     names = [name for name in counted if name != reference]
-    looks = styles(names)
+    looks = styles(among)
     with canvas(8.6, 4.0) as made:
         made.set_layout_engine("constrained")
         panels = made.subplots(1, 2)
@@ -202,6 +214,7 @@ def plot_relative(counted: Mapping[str, Removals], reference: str, path: Path) -
                     where = found.layers[place] if what == "layer" else place
                     mark(tip, f"{name}: {value:.1f}% of its removals at {what} {where}")
             axes.set(xlabel=what, ylim=(0, None))
+            whole_ticks(axes)
             if what == "layer":
                 labels = counted[reference].layers
                 axes.set_xticks(range(len(labels)), labels, rotation=90 if len(labels) > 8 else 0)

@@ -66,7 +66,7 @@ def _plus_minus(mean: float, width: float | None, form: str, scale: float, sign:
 
 
 def number_of(record: RunRecord, section: str, side: str, *keys: str) -> float | None:
-    """One number of a record; None where the record does not have it.
+    """One number of a record; None where the record does not have it, or it is not finite.
 
     Args:
         record: the record.
@@ -77,8 +77,19 @@ def number_of(record: RunRecord, section: str, side: str, *keys: str) -> float |
     value: Any = getattr(record, section).get(side, {})
     for key in keys:
         value = value.get(key) if isinstance(value, Mapping) else None
-    good = isinstance(value, int | float) and not isinstance(value, bool)
+    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return float(value) if good else None
+
+
+def metric_names(records: Iterable[RunRecord]) -> list[str]:
+    """Quality metrics that any record names, in their order.
+
+    Args:
+        records: of one experiment.
+    """
+    return list(
+        dict.fromkeys(str(name) for r in records for name in r.metrics.get("names", None) or ())
+    )
 
 
 def spread_of(values: Sequence[float | None]) -> Spread | None:

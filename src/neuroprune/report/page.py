@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from neuroprune.record import write_text_atomic
-from neuroprune.report.collect import Collection, Experiment, collect, lacking
+from neuroprune.report.collect import collect
 from neuroprune.report.compare import Comparison, Verdict, compare, tallies, uncompared
-from neuroprune.report.drawings import Drawing, drawings, main_metric
+from neuroprune.report.drawings import Drawing, drawings, main_metric, not_drawn
 from neuroprune.report.figure import ReportError
 from neuroprune.report.graphs import HEADER, NOTES, graph_summary
 from neuroprune.report.numbers import IN_PERCENT, Spread, machines
 from neuroprune.report.rows import experiment_rows, in_order
+from neuroprune.report.runs import Collection, Experiment, lacking
 
 PAGE = "index.html"
 FIGURES = "figures"
@@ -35,7 +36,8 @@ _KINDS = {
     "patterns": "Sparsity patterns",
 }
 _OUTER = re.compile(r"<svg\b[^>]*>", re.DOTALL)
-_IDS = re.compile(r'(\bid="|href="#|url\(#)')
+_TAG = re.compile(r"<[^>]*>")
+_IDS = re.compile(r'(\sid="|href="#|url\(#)')
 _METADATA = re.compile(r"<metadata>.*?</metadata>", re.DOTALL)
 _VIEW = re.compile(r'viewBox="[^"]*"')
 
@@ -82,6 +84,7 @@ def write_report(
     _check_free(out)
     found = collect(root)
     wanted = drawings(found)
+    graphs = {e.name: _graphs(e) for e in found.experiments}  # refused before anything is drawn
     warnings = _warnings(found, unfinished)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as name:
@@ -91,7 +94,7 @@ def write_report(
         for number, drawing in enumerate(wanted, 1):
             drawn.append((drawing, *drawing.draw(stage / FIGURES / drawing.stem)))
             progress(number, len(wanted))
-        page = template.render(_context(found, drawn, warnings, root))
+        page = template.render(_context(found, drawn, graphs, warnings, root))
         _put(stage / FIGURES, out / FIGURES)
         write_text_atomic(out / PAGE, page)
     files = [out / FIGURES / file.name for _, *pair in drawn for file in pair]
@@ -135,6 +138,7 @@ def _put(figures: Path, place: Path) -> None:
 
 def _warnings(found: Collection, unfinished: Callable[[Experiment], Sequence[str]]) -> list[str]:
     told = [f"{name}: failed: {reason}" for name, reason in found.failures]
+    told += found.notes
     told += [f"{e.name}: {text}" for e in found.experiments for text in unfinished(e)]
     for experiment in found.experiments:
         silent = [run.name for run in experiment.runs if run.structure is None]
@@ -144,16 +148,14 @@ def _warnings(found: Collection, unfinished: Callable[[Experiment], Sequence[str
                 "older version and do not say what is left of each matrix; they are in no picture "
                 f"of heads, degrees or patterns: {', '.join(silent)}"
             )
-        if main_metric(experiment) is None:
-            told.append(
-                f"{experiment.name}: no metric that every record has; its curves are missing"
-            )
+        told += [f"{experiment.name}: {text}" for text in not_drawn(experiment)]
     return told
 
 
 def _context(
     found: Collection,
     drawn: Sequence[tuple[Drawing, Path, Path]],
+    graphs: Mapping[str, Mapping[str, Any] | None],
     warnings: Sequence[str],
     root: Path,
 ) -> dict[str, Any]:
@@ -161,14 +163,17 @@ def _context(
     every = [c for pair in compared.values() for c in pair]
     return {
         "version": metadata.version("neuroprune"),
-        "source": root.name or str(root),
+        "source": root.resolve().name or str(root),
         "runs": len(found.runs),
         "warnings": list(warnings),
         "failed": bool(found.failures),
         "measurements": list(found.measurements),
         "tallies": [tally.sentence() for tally in tallies(every)],
         "machine": machines(run.record for run in found.runs),
-        "experiments": [_section(e, compared[e.name], drawn) for e in found.experiments],
+        "experiments": [
+            _section(e, compared[e.name], drawn) | {"graphs": graphs[e.name]}
+            for e in found.experiments
+        ],
     }
 
 
@@ -197,7 +202,6 @@ def _section(
             for kind, title in _KINDS.items()
         ],
         "layers": _layers(experiment),
-        "graphs": _graphs(experiment),
     }
 
 
@@ -216,6 +220,7 @@ def _compared_row(comparison: Comparison) -> dict[str, str]:
         "difference": difference.text_of_mean(2, scale, "+"),
         "pairs": str(difference.count),
         "verdict": words[comparison.verdict],
+        "class": comparison.verdict.value,
     }
 
 
@@ -239,14 +244,15 @@ def inlined(svg: str, prefix: str, title: str) -> str:
 
     Args:
         svg: the file's text.
-        prefix: put before every identifier, so that no two pictures share one.
+        prefix: put before every identifier, so that no two pictures share one; without "--".
         title: what a screen reader says of it.
     """
     found = _OUTER.search(svg)
     view = _VIEW.search(found[0]) if found else None
     if found is None or view is None:
         raise ReportError("expected an SVG with a viewBox, got something else.")
-    body = _IDS.sub(lambda m: f"{m[1]}{prefix}-", _METADATA.sub("", svg[found.end() :]))
+    rest = _METADATA.sub("", svg[found.end() :])
+    body = _TAG.sub(lambda tag: _IDS.sub(lambda m: f"{m[1]}{prefix}--", tag[0]), rest)
     label = title.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     return (
         f'<svg {view[0]} role="img" aria-label="{label}" xmlns="http://www.w3.org/2000/svg" '
@@ -263,10 +269,8 @@ def _layers(experiment: Experiment) -> list[str]:
 
 
 def _graphs(experiment: Experiment) -> Mapping[str, Any] | None:
-    found = [(cell.label, graph_summary(cell.records)) for cell in experiment.cells]
+    found = [(cell.label, graph_summary(cell.runs)) for cell in experiment.cells]
     cells = [
-        {"label": label, "rows": summary.rows, "reading": summary.reading, "runs": summary.runs}
-        for label, summary in found
-        if summary is not None
+        {"label": label, "summary": summary} for label, summary in found if summary is not None
     ]
     return {"header": HEADER, "notes": NOTES, "cells": cells} if cells else None

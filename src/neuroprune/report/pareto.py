@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neuroprune.record import RunRecord
-from neuroprune.report.collect import series_and_setting
 from neuroprune.report.figure import (
     GREY,
     MARKERS,
@@ -29,6 +28,7 @@ from neuroprune.report.numbers import (
     dense_runs,
     side_spread,
 )
+from neuroprune.report.runs import series_and_setting
 from neuroprune.report.snapshots import read_snapshots
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from neuroprune.report.numbers import (
     IN_PERCENT,
     dense_runs,
     difference_to_dense,
+    metric_names,
     quality_kept,
     side_spread,
     spread_of,
@@ -40,7 +41,7 @@ def experiment_rows(groups: Groups) -> tuple[list[str], list[list[str]]]:
         The titles of the columns, and the rows.
     """
     records = [record for group in groups.values() for record in group]
-    metrics = list(records[0].metrics.get("names", ()))
+    metrics = metric_names(records)
     batches = sorted({int(b) for r in records for b in r.speeds.get("dense", {})})
     rows = [_row("dense", dense_runs(records), "dense", metrics, batches)]
     rows += [_row(key, group, "pruned", metrics, batches) for key, group in groups.items()]

@@ -85,11 +85,13 @@ class Structure:
 
     Args:
         grid: cells a side of a pattern.
+        bins: of a histogram of degrees.
         dense: its blocks; empty where the record has none.
         pruned: its blocks.
     """
 
     grid: int
+    bins: int
     dense: tuple[Block, ...]
     pruned: tuple[Block, ...]
 
@@ -120,8 +122,9 @@ class Structure:
 
     @property
     def shape(self) -> tuple[tuple[str, int], ...]:
-        """Names and dense units: models of one shape can be laid on each other."""
-        return tuple((block.name, block.dense_units) for block in self.pruned)
+        """Names, dense units, bins: models of one shape can be laid on each other."""
+        units = tuple((block.name, block.dense_units) for block in self.pruned)
+        return (*units, ("bins", self.bins))
 
 
 def layer_names(layers: Sequence[tuple[str, int]]) -> list[str]:
@@ -145,18 +148,18 @@ def read_structure(data: Mapping[str, Any], path: Path) -> Structure | None:
         None where the record has no structure.
 
     Raises:
-        ReportError: it is of another form; the file is named.
+        ReportError: it is of another form, or says what no model can be; the file is named.
     """
     if not data:
         return None
     try:
         pruned = data["pruned"]
-        grid = int(pruned["grid"])
+        sizes = int(pruned["grid"]), int(pruned["bins"])
         dense = data.get("dense", {}).get("blocks", ())
         return Structure(
-            grid,
-            tuple(_block(block, grid) for block in dense),
-            tuple(_block(block, grid) for block in pruned["blocks"]),
+            *sizes,
+            tuple(_block(block, sizes) for block in dense),
+            tuple(_block(block, sizes) for block in pruned["blocks"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ReportError(
@@ -165,14 +168,17 @@ def read_structure(data: Mapping[str, Any], path: Path) -> Structure | None:
         ) from error
 
 
-def _block(data: Mapping[str, Any], grid: int) -> Block:
+def _block(data: Mapping[str, Any], sizes: tuple[int, int]) -> Block:
     name, is_attention = str(data["name"]), data["kind"] == "attention"
     found = _LAYER.match(name)
     cross = is_attention and any(word in name.lower() for word in ("cross", "encdec"))
     prefix = "cross " if cross else ""
-    kept = data["kept"]
-    heads = tuple(int(head) for head in kept) if is_attention else ()
-    matrices = {prefix + role: _matrix(m, grid) for role, m in data["matrices"].items()}
+    units = int(data["dense_units"])
+    heads = tuple(int(head) for head in data["kept"]) if is_attention else ()
+    kept = len(heads) if is_attention else int(data["kept"])
+    if not 0 <= kept <= units or len(set(heads)) < len(heads) or set(heads) - set(range(units)):
+        raise ValueError(f"{name} keeps {data['kept']} of {units} units")
+    matrices = {prefix + role: _matrix(m, sizes) for role, m in data["matrices"].items()}
     unknown = set(matrices) - set(ROLES)
     if unknown:
         raise ValueError(f"unknown matrices {sorted(unknown)} in {name}")
@@ -182,21 +188,23 @@ def _block(data: Mapping[str, Any], grid: int) -> Block:
         layer=int(found["number"]) if found else 0,
         is_attention=is_attention,
         is_cross=cross,
-        dense_units=int(data["dense_units"]),
+        dense_units=units,
         heads=heads,
-        kept=len(heads) if is_attention else int(kept),
+        kept=kept,
         matrices=matrices,
     )
 
 
-def _matrix(data: Mapping[str, Any], grid: int) -> Matrix:
+def _matrix(data: Mapping[str, Any], sizes: tuple[int, int]) -> Matrix:
+    grid, bins = sizes
     pattern = bytes.fromhex(data["pattern"]) if "pattern" in data else None
     if pattern is not None and len(pattern) != grid * grid:
         raise ValueError(f"a pattern has {grid * grid} cells, got {len(pattern)}")
-    return Matrix(
-        float(data["density"]),
-        float(data["degree_mean"]),
-        float(data["degree_sd"]),
-        tuple(int(count) for count in data["degree_histogram"]),
-        pattern,
-    )
+    histogram = tuple(int(count) for count in data["degree_histogram"])
+    if len(histogram) != bins or min(histogram) < 0:
+        raise ValueError(f"a histogram has {bins} numbers of rows, got {list(histogram)}")
+    shares = [float(data[key]) for key in ("density", "degree_mean", "degree_sd")]
+    if not all(0.0 <= share <= 1.0 for share in shares):
+        raise ValueError(f"density and degrees are in [0, 1], got {shares}")
+    density, mean, sd = shares
+    return Matrix(density, mean, sd, histogram, pattern)

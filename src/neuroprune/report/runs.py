@@ -1,0 +1,173 @@
+"""Runs, cells and experiments: what tables and figures are made of. Standard library only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from neuroprune.record import RunRecord
+from neuroprune.report.numbers import Spread, metric_names, number_of, spread_of
+from neuroprune.report.structures import Structure
+
+# A number at the end of a label is a setting; the 1 of "l1" is none.
+_SETTING = re.compile(r"(.+?)(?:[@/_-]|(?<=[A-Za-z]{2}))(\d+(?:\.\d+)?)")
+
+
+def series_and_setting(label: str) -> tuple[str, str]:
+    """A label without the number at its end, and that number: settings of one method.
+
+    Args:
+        label: such as "neuroprune-80".
+
+    Returns:
+        ("neuroprune", "80"); the setting is empty where the label ends with no number.
+    """
+    found = _SETTING.fullmatch(label)
+    return (found[1], found[2]) if found else (label, "")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One record, and where it is.
+
+    Args:
+        path: its file.
+        name: of the file, as a reader of the report sees it.
+        record: what it says.
+        structure: what is left of every matrix; None for a record that does not say it.
+    """
+
+    path: Path
+    name: str
+    record: RunRecord
+    structure: Structure | None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One setting of one method, over its seeds.
+
+    Args:
+        label: name of its folder.
+        runs: one per seed, seeds in order.
+        series: the label without its setting: what one line of a plot shows.
+    """
+
+    label: str
+    runs: tuple[Run, ...]
+    series: str
+
+    @property
+    def method(self) -> str:
+        """Name of the method."""
+        return self.runs[0].record.method
+
+    @property
+    def records(self) -> list[RunRecord]:
+        """One per seed."""
+        return [run.record for run in self.runs]
+
+    @property
+    def seeds(self) -> list[int]:
+        """In order."""
+        return [run.record.seed for run in self.runs]
+
+    def spread(self, value: Callable[[RunRecord], float | None]) -> Spread | None:
+        """Mean and deviation over the seeds; None where one of them lacks the number."""
+        return spread_of([value(record) for record in self.records])
+
+    def sparsity(self, kind: str = "structural") -> Spread | None:
+        """Structural or weight sparsity, in [0, 1]."""
+        return self.spread(lambda r: number_of(r, "sizes", "pruned", f"{kind}_sparsity"))
+
+    @property
+    def structures(self) -> tuple[Structure, ...]:
+        """Of the runs that have one."""
+        return tuple(run.structure for run in self.runs if run.structure is not None)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Cells that are compared with the same dense runs.
+
+    Args:
+        name: of the folder; with the task, where a folder holds several.
+        cells: by method, then by what was reached.
+        slug: the name as part of a file's name, different for every experiment.
+        folder: the folder's name.
+    """
+
+    name: str
+    cells: tuple[Cell, ...]
+    slug: str
+    folder: str
+
+    @property
+    def runs(self) -> list[Run]:
+        """All runs, cell by cell."""
+        return [run for cell in self.cells for run in cell.runs]
+
+    @property
+    def records(self) -> list[RunRecord]:
+        """All records, cell by cell."""
+        return [run.record for run in self.runs]
+
+    @property
+    def kind(self) -> str:
+        """Kind of the task, such as "translation"; empty where no record says it."""
+        task = self.records[0].config.get("task")
+        return str(task.get("kind", "")) if isinstance(task, Mapping) else ""
+
+    @property
+    def metrics(self) -> list[str]:
+        """Quality metrics that any record names, the first one counts."""
+        return metric_names(self.records)
+
+    @property
+    def series(self) -> dict[str, list[Cell]]:
+        """Cells by method, our own first."""
+        found: dict[str, list[Cell]] = {}
+        for cell in self.cells:
+            found.setdefault(cell.series, []).append(cell)
+        names = sorted(found, key=lambda name: (found[name][0].method != "neuroprune", name))
+        return {name: found[name] for name in names}
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Everything below a results folder.
+
+    Args:
+        experiments: those with trainings.
+        measurements: names of the records of measurements without training.
+        failures: names of the files that failed runs left, and their first line.
+        notes: what is there and cannot be shown, or not beside the rest, in sentences.
+    """
+
+    experiments: tuple[Experiment, ...]
+    measurements: tuple[str, ...]
+    failures: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def runs(self) -> list[Run]:
+        """All runs of all experiments."""
+        return [run for experiment in self.experiments for run in experiment.runs]
+
+
+def lacking(experiment: Experiment) -> list[str]:
+    """Cells that lack seeds which other cells of their experiment have.
+
+    Args:
+        experiment: the cells.
+    """
+    wanted = sorted({seed for cell in experiment.cells for seed in cell.seeds})
+    short = []
+    for cell in experiment.cells:
+        missing = [seed for seed in wanted if seed not in cell.seeds]
+        if missing:
+            told = ", ".join(map(str, missing))
+            short.append(f"{cell.label} has {len(cell.seeds)} of {len(wanted)} seeds, not {told}.")
+    return short
