@@ -72,7 +72,8 @@ class FisherMethod(Method[Fisher]):
         self.done = False
         self.goals: tuple[Goal, ...] = ()
         self.gradients: deque[dict[str, Tensor]] = deque(maxlen=batches)
-        self.moments = FeatureMoments(every=max(1, batches // PASSES), batches=PASSES, rows=ROWS)
+        every = max(1, (self.cut_step - self.first_step) // PASSES)
+        self.moments = FeatureMoments(every=every, batches=PASSES, rows=ROWS)
         self._optimizer: Optimizer | None = None
         self._whole: Anatomy | None = None  # before the cut
 
