@@ -11,6 +11,7 @@ from neuroprune.bench.status import Cell, cells_of
 from neuroprune.bench.suite import CONFIG_NAME, FAILURE_SUFFIX, State
 from neuroprune.record import RunRecord
 from neuroprune.report.numbers import IN_PERCENT, machines
+from neuroprune.report.runs import series_and_setting
 
 _AGAIN = "again"  # where the caption's command writes: beside the committed record it would skip
 _FAILED_SEED = re.compile(rf"seed-(?P<seed>\d+){re.escape(FAILURE_SUFFIX)}")
@@ -115,10 +116,20 @@ def unfinished(results: Path, name: str, groups: Mapping[str, Sequence[RunRecord
     foreign = [key for key in groups if key not in known]
     parts = [f"Unfinished: {'; '.join(lacking)}."] if lacking else []
     if untouched:
-        parts.append(f"Not run yet: {', '.join(untouched)}.")
+        parts.append(f"Not run yet: {_shortened(untouched)}.")
     if foreign:
         parts.append(f"In no experiment or matrix: {', '.join(foreign)}.")
     return " ".join(parts)
+
+
+def _shortened(rows: Iterable[str]) -> str:
+    """Names of rows, those of one method together: "l1-25, -50; cofi-80"."""
+    methods: dict[str, list[str]] = {}
+    for row in rows:
+        name, setting = series_and_setting(row)
+        settings = methods.setdefault(name, [])
+        settings.append(row[len(name) :] if settings and setting else row)
+    return "; ".join(", ".join(settings) for settings in methods.values())
 
 
 def _row(cell: Cell) -> str:
