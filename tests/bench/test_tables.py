@@ -10,6 +10,7 @@ import pytest
 from neuroprune.bench.config import RunConfig
 from neuroprune.bench.tables import TableError, render, render_file, stale_tables
 from neuroprune.record import RecordError, RunRecord
+from tests.report.records import made_up, save_experiment
 
 MARKED = "before\n<!-- table:sst2 -->\n<!-- /table -->\nafter\n"
 
@@ -216,3 +217,22 @@ def test_a_seed_that_failed_in_every_row_is_named_without_a_matrix(results: Path
     assert "neuroprune-paper has 2 of 3 seeds (3 failed: the loss became nan)" in text
     assert "l1-paper has 1 of 3 seeds (3 failed: the loss became nan)" in text
     assert "late has none of 3 seeds (2 failed: the loss became nan)" in text
+
+
+def test_pairs_compare_with_every_method_at_equal_sparsity(tmp_path: Path) -> None:
+    save_experiment(tmp_path)
+    text = "<!-- pairs:sst2 -->\n<!-- /table -->\n"
+    made = render(text, tmp_path)
+    assert "| neuroprune-50 | l1-50 | 50% | +1.00 ± 0.00 | 3 | better |" in made
+    assert "Against l1, NeuroPrune is at least as good in 1 of 1 comparisons" in made
+    assert "dsp" not in made  # no cell of equal sparsity
+    assert render(made, tmp_path) == made
+    path = tmp_path / "README.md"
+    path.write_text(made.replace("+1.00", "+9.00"))
+    assert stale_tables(path, tmp_path) == ["sst2"]
+
+
+def test_pairs_of_one_method_are_refused(tmp_path: Path) -> None:
+    made_up(1, 0.8, 0.5, 2.0).save(tmp_path / "sst2/neuroprune-50/seed-1.json")
+    with pytest.raises(TableError, match="no two methods at equal sparsity"):
+        render("<!-- pairs:sst2 -->\n<!-- /table -->\n", tmp_path)

@@ -1,7 +1,8 @@
 """Markdown tables from committed RunRecords, written between markers in a document.
 
 A document asks for a table with the two lines `<!-- table:NAME -->` and `<!-- /table -->`. NAME is
-a folder of the results directory; what stands between the lines is replaced.
+a folder of the results directory; what stands between the lines is replaced. `<!-- pairs:NAME -->`
+asks for the comparisons of NeuroPrune with the other methods, pair by pair, instead.
 """
 
 from __future__ import annotations
@@ -15,14 +16,19 @@ from typing import Any
 from neuroprune.bench.captions import caption, measurement_caption
 from neuroprune.bench.suite import differences
 from neuroprune.record import RunRecord, write_text_atomic
+from neuroprune.report.collect import collect
+from neuroprune.report.compare import tallies
+from neuroprune.report.drawings import comparisons_of
 from neuroprune.report.rows import experiment_rows, in_order
 
 _OF_THE_DENSE_RUN = ("model", "task", "training")
 _MARKER = re.compile(
-    r"(?P<open><!-- table:(?P<name>[\w-]+) -->\n)(?P<body>.*?)(?P<close><!-- /table -->)",
+    r"(?P<open><!-- (?P<kind>table|pairs):(?P<name>[\w-]+) -->\n)"
+    r"(?P<body>.*?)(?P<close><!-- /table -->)",
     re.DOTALL,
 )
-_OPEN = re.compile(r"<!-- table:([^>]*?) -->")
+_OPEN = re.compile(r"<!-- ((?:table|pairs):[^>]*?) -->")
+_PAIRS = ("NeuroPrune", "other method", "its weight sparsity", "difference", "pairs", "verdict")
 
 
 class TableError(ValueError):
@@ -121,6 +127,34 @@ def measurement_table(results: Path, name: str, label: str | None = None) -> str
     return f"{_markdown(header, rows)}\n\n{said}"
 
 
+def pairs_table(results: Path, name: str) -> str:
+    """NeuroPrune against every other method at equal sparsity: a row per pair of settings.
+
+    Args:
+        results: folder of the committed records.
+        name: experiment folder inside it.
+
+    Raises:
+        ReportError: the records cannot be compared; the files are named.
+        TableError: there is no setting of another method at equal sparsity.
+    """
+    experiments = collect(results / name).experiments
+    compared = [c for experiment in experiments for c in comparisons_of(experiment)]
+    if not compared:
+        raise TableError(
+            f"{results / name} has no two methods at equal sparsity with a seed in common: run "
+            f"more of it, or remove the marker <!-- pairs:{name} -->."
+        )
+    rows = [list(c.told().values()) for c in compared]
+    metrics = " and ".join(dict.fromkeys(c.metric for c in compared))
+    said = (
+        f"NeuroPrune minus the other method, {metrics}, over the seeds that both have, mean ± "
+        "standard error; better is above 0, level is within one standard error."
+    )
+    sentences = " ".join(tally.sentence() for tally in tallies(compared))
+    return f"{_markdown(_PAIRS, rows)}\n\n{said} {sentences}"
+
+
 def _plain(value: Any) -> str:
     if value is None:
         return "-"
@@ -149,9 +183,12 @@ def render(text: str, results: Path, label: str | None = None) -> str:
 
     def fill(found: re.Match[str]) -> str:
         name = found["name"]
-        done.append(name)
+        done.append(f"{found['kind']}:{name}")
         seen = label or results.as_posix()
-        table = _renderer(results, name)(results, name, seen)
+        if found["kind"] == "pairs":
+            table = pairs_table(results, name)
+        else:
+            table = _renderer(results, name)(results, name, seen)
         return f"{found['open']}{table} Records: `{seen}/{name}/`.\n{found['close']}"
 
     out = _MARKER.sub(fill, text)
@@ -159,7 +196,7 @@ def render(text: str, results: Path, label: str | None = None) -> str:
     if len(asked) != len(done):
         bad = next((name for name in asked if name not in done), asked[-1])
         raise TableError(
-            f"the marker <!-- table:{bad} --> has no line <!-- /table --> after it, or its name "
+            f"the marker <!-- {bad} --> has no line <!-- /table --> after it, or its name "
             "is not made of letters, digits, - and _."
         )
     return out

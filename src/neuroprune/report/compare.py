@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from neuroprune.report.numbers import LESS_IS_BETTER, Spread, number_of
+from neuroprune.report.numbers import IN_PERCENT, LESS_IS_BETTER, Spread, number_of
 from neuroprune.report.runs import Cell, Experiment
 
 OURS = "neuroprune"
@@ -55,6 +55,19 @@ class Comparison:
     def verdict(self) -> Verdict:
         """`Verdict.OPEN` for one pair, which has no standard error."""
         return verdict(self.difference)
+
+    def told(self) -> dict[str, str]:
+        """The cells of a row of a table: ours, rival, sparsity, difference, pairs, verdict."""
+        sparsity = self.rival.sparsity("weight")
+        scale = 100.0 if self.metric in IN_PERCENT else 1.0
+        return {
+            "ours": self.ours.label,
+            "rival": self.rival.label,
+            "sparsity": "-" if sparsity is None else f"{100 * sparsity.mean:.0f}%",
+            "difference": self.difference.text_of_mean(2, scale, "+"),
+            "pairs": str(self.difference.count),
+            "verdict": "one seed: open" if self.verdict is Verdict.OPEN else self.verdict.value,
+        }
 
 
 def verdict(difference: Spread) -> Verdict:

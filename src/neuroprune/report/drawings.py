@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from neuroprune.report.compare import Comparison, compare
 from neuroprune.report.curves import equal_heads, plot_curves, plot_equal_heads, quality
 from neuroprune.report.degrees import plot_degrees, plot_spread
 from neuroprune.report.heads import REFERENCE, by_method, plot_heads, plot_relative
@@ -62,6 +63,16 @@ def main_metric(experiment: Experiment) -> str | None:
     having = [(name, without_metric(experiment, name)) for name in experiment.metrics]
     some = [(name, less) for name, less in having if len(less) < len(experiment.cells)]
     return next((name for name, less in some if not less), some[0][0] if some else None)
+
+
+def comparisons_of(experiment: Experiment) -> list[Comparison]:
+    """Our cells with those of rivals, by the metric that counts; none where there is none.
+
+    Args:
+        experiment: the cells.
+    """
+    metric = main_metric(experiment)
+    return [] if metric is None else compare(experiment, metric)
 
 
 def without_metric(experiment: Experiment, metric: str) -> list[Cell]:

@@ -17,11 +17,11 @@ from typing import Any
 
 from neuroprune.record import write_text_atomic
 from neuroprune.report.collect import collect
-from neuroprune.report.compare import Comparison, Verdict, compare, tallies, uncompared
-from neuroprune.report.drawings import Drawing, drawings, main_metric, not_drawn
+from neuroprune.report.compare import Comparison, tallies, uncompared
+from neuroprune.report.drawings import Drawing, comparisons_of, drawings, not_drawn
 from neuroprune.report.figure import ReportError
 from neuroprune.report.graphs import HEADER, NOTES, graph_summary
-from neuroprune.report.numbers import IN_PERCENT, Spread, machines
+from neuroprune.report.numbers import machines
 from neuroprune.report.rows import experiment_rows, in_order
 from neuroprune.report.runs import Collection, Experiment, lacking
 
@@ -159,7 +159,7 @@ def _context(
     warnings: Sequence[str],
     root: Path,
 ) -> dict[str, Any]:
-    compared = {e.name: _comparisons(e) for e in found.experiments}
+    compared = {e.name: comparisons_of(e) for e in found.experiments}
     every = [c for pair in compared.values() for c in pair]
     return {
         "version": metadata.version("neuroprune"),
@@ -177,11 +177,6 @@ def _context(
     }
 
 
-def _comparisons(experiment: Experiment) -> list[Comparison]:
-    metric = main_metric(experiment)
-    return [] if metric is None else compare(experiment, metric)
-
-
 def _section(
     experiment: Experiment,
     compared: Sequence[Comparison],
@@ -195,7 +190,7 @@ def _section(
         "task": f"{experiment.records[0].task}, {experiment.kind or 'task of unknown kind'}",
         "header": header,
         "rows": rows,
-        "compared": [_compared_row(c) for c in compared],
+        "compared": [{**c.told(), "class": c.verdict.value} for c in compared],
         "alone": [cell.label for cell in uncompared(experiment, compared)],
         "groups": [
             (title, [_figure(*entry) for entry in mine if entry[0].kind == kind])
@@ -203,29 +198,6 @@ def _section(
         ],
         "layers": _layers(experiment),
     }
-
-
-def _compared_row(comparison: Comparison) -> dict[str, str]:
-    difference, scale = comparison.difference, 100.0 if comparison.metric in IN_PERCENT else 1.0
-    words = {
-        Verdict.BETTER: "better",
-        Verdict.LEVEL: "level",
-        Verdict.WORSE: "worse",
-        Verdict.OPEN: "one seed: open",
-    }
-    return {
-        "ours": comparison.ours.label,
-        "rival": comparison.rival.label,
-        "sparsity": _percent(comparison.rival.sparsity("weight")),
-        "difference": difference.text_of_mean(2, scale, "+"),
-        "pairs": str(difference.count),
-        "verdict": words[comparison.verdict],
-        "class": comparison.verdict.value,
-    }
-
-
-def _percent(value: Spread | None) -> str:
-    return "-" if value is None else f"{100 * value.mean:.0f}%"
 
 
 def _figure(drawing: Drawing, svg: Path, png: Path) -> dict[str, str]:
