@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -171,3 +172,10 @@ def test_what_was_not_measured_is_said() -> None:
     assert answers(bare) == [("latency:0.3@1x128", "not measured")]
     dense = RunRecord(config={"method": {"name": "l1"}}, method="l1", task="t", seed=0)
     assert answers(dense) == []
+
+
+def test_a_rivals_target_has_an_answer_too() -> None:
+    for target, found in (["structural:0.8"], [("structural:0.8", "reached 80.0%")]), (0.8, []):
+        config = {"method": {"name": "movement", "target": target}}
+        record = dataclasses.replace(_record([]), config=config, method="movement")
+        assert answers(record) == found

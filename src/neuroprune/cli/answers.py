@@ -24,10 +24,10 @@ def answers(record: RunRecord) -> list[tuple[str, str]]:
     Args:
         record: of any method; one without a target asked for nothing.
     """
-    method = record.config.get("method", {})
-    if method.get("name") != "neuroprune":
+    asked = record.config.get("method", {}).get("target", ())
+    if not isinstance(asked, list | tuple):  # a share that a method without targets was given
         return []
-    return [(text, _answer(parse_target(text), record)) for text in method.get("target", ())]
+    return [(text, _answer(parse_target(text), record)) for text in asked]
 
 
 def _answer(target: Target, record: RunRecord) -> str:
