@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from neuroprune.anatomy import Anatomy
-from neuroprune.baselines import Budgeted
 from neuroprune.control.schedule import Ramp, cut_interval
 from neuroprune.methods.goals import Goal, achieved
 from neuroprune.methods.method import Method, StepSizeOf, schedule_length
 from neuroprune.methods.poorest import goals_of, poorest_units
 from neuroprune.methods.units import plan_of, unit_weights
 from neuroprune.plan import ShrinkPlan
+from neuroprune.targeted import Budgeted
 
 BudgetedT = TypeVar("BudgetedT", bound=Budgeted)
 

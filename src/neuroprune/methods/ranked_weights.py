@@ -11,13 +11,13 @@ import torch
 from torch.optim import Optimizer
 
 from neuroprune.anatomy import Anatomy
-from neuroprune.baselines import Budgeted
 from neuroprune.config import NeuroPrune, Weights
 from neuroprune.control.schedule import Ramp, cut_interval
 from neuroprune.methods.goals import achieved, check_weights
 from neuroprune.methods.masks import ZeroMask
 from neuroprune.methods.method import Method, StepSizeOf, schedule_length
 from neuroprune.plan import ShrinkPlan
+from neuroprune.targeted import Budgeted
 
 RankedT = TypeVar("RankedT", bound=Budgeted | NeuroPrune)
 
