@@ -17,7 +17,7 @@ from neuroprune.bench.captions import caption, measurement_caption
 from neuroprune.bench.suite import differences
 from neuroprune.record import RunRecord, write_text_atomic
 from neuroprune.report.collect import collect
-from neuroprune.report.compare import tallies
+from neuroprune.report.compare import tallies, uncompared
 from neuroprune.report.drawings import comparisons_of
 from neuroprune.report.rows import experiment_rows, in_order
 
@@ -130,6 +130,8 @@ def measurement_table(results: Path, name: str, label: str | None = None) -> str
 def pairs_table(results: Path, name: str) -> str:
     """NeuroPrune against every other method at equal sparsity: a row per pair of settings.
 
+    Settings of other methods that are compared with nothing are named below it.
+
     Args:
         results: folder of the committed records.
         name: experiment folder inside it.
@@ -138,8 +140,9 @@ def pairs_table(results: Path, name: str) -> str:
         ReportError: the records cannot be compared; the files are named.
         TableError: there is no setting of another method at equal sparsity.
     """
-    experiments = collect(results / name).experiments
-    compared = [c for experiment in experiments for c in comparisons_of(experiment)]
+    found = collect(results / name)
+    pairs = {experiment.name: comparisons_of(experiment) for experiment in found.experiments}
+    compared = [c for of_one in pairs.values() for c in of_one]
     if not compared:
         raise TableError(
             f"{results / name} has no two methods at equal sparsity with a seed in common: run "
@@ -151,8 +154,14 @@ def pairs_table(results: Path, name: str) -> str:
         f"NeuroPrune minus the other method, {metrics}, over the seeds that both have, mean ± "
         "standard error; better is above 0, level is within one standard error."
     )
-    sentences = " ".join(tally.sentence() for tally in tallies(compared))
-    return f"{_markdown(_PAIRS, rows)}\n\n{said} {sentences}"
+    sentences = [tally.sentence() for tally in tallies(compared)]
+    alone = [cell.label for e in found.experiments for cell in uncompared(e, pairs[e.name])]
+    if alone:
+        sentences.append(
+            "Compared with nothing, since NeuroPrune has no setting of equal sparsity with a "
+            f"result of the same seed: {', '.join(alone)}."
+        )
+    return f"{_markdown(_PAIRS, rows)}\n\n{' '.join([said, *sentences, *found.notes])}"
 
 
 def _plain(value: Any) -> str:
