@@ -64,3 +64,23 @@ def test_no_pickle() -> None:
     for path in (*(ROOT / "src").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")):
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"^\s*(import|from) pickle|torch\.load\(", text, re.M), path
+
+
+def test_every_call_of_a_method_is_told_as_it_is() -> None:
+    """The table of docs/adding_a_method.md has the calls of the protocol, with their arguments."""
+    import inspect
+
+    from neuroprune.methods import Method
+
+    text = (ROOT / "docs" / "adding_a_method.md").read_text(encoding="utf-8")
+    told = {
+        name: [word for word in arguments.split(", ") if word]
+        for name, arguments in re.findall(r"`(\w+)\(([\w, ]*)\)`", text)
+    }
+    for name, member in vars(Method).items():
+        if name.startswith("_"):
+            continue
+        if inspect.isfunction(member):
+            assert told[name] == list(inspect.signature(member).parameters)[1:]
+        else:
+            assert f"`{name}" in text

@@ -403,7 +403,7 @@ def test_a_state_of_another_run_is_refused() -> None:
         ({"teacher_layers": []}, "rising numbers"),
         ({"teacher_layers": [2, 1]}, "rising numbers"),
         ({"teacher_layers": [0, 1]}, "rising numbers"),
-        ({"teacher_layers": 3}, "rising numbers"),
+        ({"teacher_layers": 3}, "rising numbers of layers, counted from 1"),
         ({"distill": "logits", "ordered": True}, "ordered would do nothing"),
         ({"distill": "logits", "layer_weight": 0.5}, "layer_weight would do nothing"),
     ],

@@ -237,7 +237,7 @@ def _layer_numbers(values: Any) -> tuple[int, ...]:
     whole = all(isinstance(v, int) and not isinstance(v, bool) and v >= 1 for v in numbers)
     if not good or not whole or sorted(set(numbers)) != list(numbers):
         raise ConfigError(
-            "CoFi.teacher_layers must be rising numbers of layers, the first being 1, such as "
+            "CoFi.teacher_layers must be rising numbers of layers, counted from 1, such as "
             f"[3, 6, 9, 12], got {values!r}."
         )
     return numbers
@@ -344,7 +344,7 @@ class Fisher(Targeted):
                 "Fisher.at must be above 0: gradients of some training steps are needed before "
                 f"the cut, got {self.at!r}."
             )
-        check_finite(self, "batches", 1)
+        check_finite(self, "batches", 1, 1e6)
         if self.batches != int(self.batches):
             raise ConfigError(f"Fisher.batches must be a whole number, got {self.batches!r}.")
         for name in ("rearrange", "tune"):

@@ -56,7 +56,8 @@ def attach(
     Args:
         model: a transformers model of a declared family, not wrapped.
         optimizer: the optimizer that trains it, or accelerate's wrapper of it.
-        method: `NeuroPrune(...)`, `L1(...)`, `Magnitude(...)`, or a `Method` of your own.
+        method: `NeuroPrune(...)`, the configuration of another method such as `CoFi(...)`, or a
+            `Method` of your own.
         total_steps: optimizer steps of the whole training; needed by methods with a schedule.
         teacher: who is distilled while training: a model, "dense" (a copy of the model as it is
             now), a directory or a hub name. In place of the `teacher` of the configuration.

@@ -426,6 +426,7 @@ def test_the_configuration() -> None:
         ({"at": 0.0}, "at must be above 0"),
         ({"at": 1.1}, r"at must be a finite number in \[0, 1\]"),
         ({"batches": 0}, "batches must be"),
+        ({"batches": 1e20}, r"batches must be a finite number in \[1, 1e\+06\]"),
         ({"batches": 2.5}, "whole number"),
         ({"tune": 1}, "tune must be true or false"),
         ({"rearrange": "no"}, "rearrange must be true or false"),

@@ -136,7 +136,8 @@ def callback_class() -> Any:
         task's gradient that many times larger against the penalty.
 
         Args:
-            method: `NeuroPrune(...)`, `L1(...)`, `Magnitude(...)`, or a `Method` of your own.
+            method: `NeuroPrune(...)`, the configuration of another method such as `CoFi(...)`, or a
+                `Method` of your own.
             teacher: as in `attach`.
             snapshot_dir: where snapshots go; `output_dir/snapshots` where None.
             evaluate: model -> metrics, for the quality of each snapshot.

@@ -27,7 +27,8 @@ class TaskConfig(Config):
     CNN/DailyMail, XSum, SciTLDR, IWSLT14, Multi30k, WikiText), then from the kind of task.
 
     Args:
-        kind: "classification", "summarisation", "translation" or "language-modelling".
+        kind: "classification", "summarisation", "translation", "language-modelling" or
+            "masked-language-modelling".
         name: what to call the task, such as "sst2".
         dataset: a hub data set, such as "glue/sst2" or "owner/set/configuration".
         files: local files by split; a value may be a list, whose files are concatenated. Relative

@@ -1,8 +1,8 @@
 """`METRICS`: every quality metric by name, as a function of predictions and references.
 
 Classification takes two integer arrays; regression two float arrays; generation a list of texts
-and, for each, its references; language modelling summed losses and token counts. Packages are
-imported when a metric is computed.
+and, for each, its references; language modelling, masked or not, summed losses and token counts.
+Packages are imported when a metric is computed.
 """
 
 from __future__ import annotations
