@@ -39,7 +39,7 @@ from neuroprune.methods.units import (
 )
 from neuroprune.plan import ShrinkPlan
 
-PASSES = 16  # forward passes whose activations are taken in for the tuning
+PASSES = 16  # forward passes, at least, whose activations are taken in; fewer in fewer steps
 ROWS = 512  # positions of each
 
 
