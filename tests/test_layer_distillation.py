@@ -259,6 +259,21 @@ def test_the_layers_that_teach_can_be_chosen(layers: list[int]) -> None:
     assert distillation.matched == [[n - 1 for n in layers]]
 
 
+def test_a_pass_that_drops_every_layer_teaches_by_the_answers_alone() -> None:
+    model: Any = make_model("opt").train()
+    model.model.decoder.layerdrop = 1.0
+    _, distillation = taught(model, make_model("opt", seed=2), CoFi(target=0.5, layer_weight=0.25))
+    inputs = make_inputs("opt")
+    found = model(**inputs)
+    with torch.no_grad():
+        answers = distillation.teacher(**inputs).logits
+    counted = inputs["labels"][:, 1:] != -100
+    ours, theirs = found.logits.detach()[:, :-1][counted], answers[:, :-1][counted]
+    expected = 0.75 * divergence(theirs, ours)
+    torch.testing.assert_close(found.loss.detach().double(), expected, rtol=1e-4, atol=1e-7)
+    assert distillation.matched == [[]]
+
+
 # --- a whole run ---------------------------------------------------------------------------------
 
 

@@ -130,6 +130,9 @@ class LayerDistillation(Distillation):
         for i, transform in enumerate(self.transforms):
             # A layer that this pass left out has no state, and nothing is matched with it.
             there = [layer for layer in self._student[i] if layer.name in self._ours.found]
+            if not there:
+                self.matched.append([])
+                continue
             real = _real_positions(model, i, args, kwargs)
             mapped = [
                 _rows(self._ours.found[layer.name], real, transform) @ transform.T

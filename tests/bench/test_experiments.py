@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,13 @@ def test_files_come_with_the_name_of_a_public_set(path: Path) -> None:
     if RunConfig.load(path).task.files is not None:
         assert "--data-dir or $NEUROPRUNE_DATA" in path.read_text(encoding="utf-8")
         assert 'dataset = "' in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=job_name)
+def test_a_file_says_what_it_computes(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    told = " ".join(line for line in lines if line.startswith("#"))
+    assert re.search(r"Compute\b.* steps|\d min a seed", told)
 
 
 @pytest.mark.parametrize(
