@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 
 from neuroprune.record import RunRecord
@@ -15,6 +14,7 @@ from neuroprune.report.numbers import (
     side_spread,
     spread_of,
 )
+from neuroprune.report.runs import series_and_setting
 
 Groups = Mapping[str, Sequence[RunRecord]]
 
@@ -70,13 +70,13 @@ def _cell(
 
 
 def _order(key: str, records: Sequence[RunRecord]) -> tuple[str, float, float, str]:
-    """By method, which is the key without its last number, then by what was reached."""
+    """By method, then by what was reached."""
     sizes = [
         side_spread(records, "sizes", "pruned", f"{kind}_sparsity")
         for kind in ("structural", "weight")
     ]
     structural, weight = (0.0 if size is None else round(size.mean, 3) for size in sizes)
-    return re.sub(r"-?[\d.]+$", "", key), structural, weight, key
+    return series_and_setting(key)[0], structural, weight, key
 
 
 def _pairs(metrics: Sequence[str], groups: Groups) -> list[tuple[str, list[str]]]:
