@@ -109,7 +109,7 @@ def test_what_a_record_lacks_is_named(
 
 @pytest.mark.parametrize("records", [{}, {"neuroprune": []}])
 def test_nothing_to_plot(tmp_path: Path, records: dict[str, Any]) -> None:
-    with pytest.raises(ReportError, match="run `neuroprune bench` first"):
+    with pytest.raises(ReportError, match="run `neuroprune bench run` first"):
         plot_quality_against_sparsity(records, "accuracy", tmp_path / "plot")
 
 

@@ -71,7 +71,7 @@ def _records(source: Path) -> Records:
         what = "no record below it" if source.is_dir() else "no such file or folder"
         raise UsageError(
             f"{source}: {what}. Give a folder of records such as benchmarks/results/sst2, as "
-            "`neuroprune bench` makes them, or one that `neuroprune train` left."
+            "`neuroprune bench run` makes them, or one that `neuroprune train` left."
         )
     return load_records(source, ".")
 

@@ -156,7 +156,7 @@ def _points(
 ) -> list[_Point]:
     """One point per label; `needed` says what `x_of` looks for."""
     if not groups or not all(groups.values()):
-        raise ReportError("there are no records to plot: run `neuroprune bench` first.")
+        raise ReportError("there are no records to plot: run `neuroprune bench run` first.")
     points = []
     for label, records in groups.items():
         x, y = x_of(records), side_spread(records, "metrics", "pruned", metric)
