@@ -55,8 +55,9 @@ def of(*cells: Cell) -> Experiment:
         ([-0.02, -0.01, -0.03], Verdict.WORSE),
         ([0.02, -0.02, 0.001], Verdict.LEVEL),
         ([0.0, 0.0, 0.0], Verdict.LEVEL),
-        ([0.01, 0.01], Verdict.BETTER),  # no deviation at all
-        ([0.0, 1.0], Verdict.LEVEL),  # mean 0.5, standard error 0.5: within one
+        ([0.01, 0.01, 0.01], Verdict.BETTER),  # no deviation at all
+        ([0.0, 0.0, 3.0], Verdict.LEVEL),  # mean 1, standard error 1: within one
+        ([0.01, 0.01], Verdict.OPEN),
         ([0.5], Verdict.OPEN),
         ([-0.5], Verdict.OPEN),
     ],
@@ -81,15 +82,15 @@ def test_only_seeds_that_both_have_are_compared() -> None:
 
 
 def test_less_perplexity_is_better() -> None:
-    ours = cell("a", {1: 20.0, 2: 21.0}, metric="perplexity")
-    rival = cell("b", {1: 25.0, 2: 27.0}, "l1", metric="perplexity")
+    ours = cell("a", {1: 20.0, 2: 21.0, 3: 20.5}, metric="perplexity")
+    rival = cell("b", {1: 25.0, 2: 27.0, 3: 26.0}, "l1", metric="perplexity")
     (found,) = compare(of(ours, rival), "perplexity")
     assert found.difference.mean == pytest.approx(5.5)
     assert found.verdict is Verdict.BETTER
     (turned,) = compare(
         of(
-            cell("a", {1: 25.0, 2: 27.0}, metric="perplexity"),
-            cell("b", {1: 20.0, 2: 21.0}, "l1", metric="perplexity"),
+            cell("a", {1: 25.0, 2: 27.0, 3: 26.0}, metric="perplexity"),
+            cell("b", {1: 20.0, 2: 21.0, 3: 20.5}, "l1", metric="perplexity"),
         ),
         "perplexity",
     )
@@ -147,10 +148,10 @@ def test_rivals_without_a_partner_are_named() -> None:
     assert uncompared(alone, compare(alone, "accuracy")) == [cells[1]]
 
 
-def _comparison(rival: str, *differences: float) -> Comparison:
+def _comparison(rival: str, *differences: float, ours: str = "ours") -> Comparison:
     return Comparison(
         "t",
-        cell("ours", {1: 0.9}),
+        cell(ours, {1: 0.9}),
         cell(rival, {1: 0.9}, "l1"),
         "accuracy",
         Spread.of(differences),
@@ -160,22 +161,20 @@ def _comparison(rival: str, *differences: float) -> Comparison:
 def test_tallies_in_words() -> None:
     found = tallies(
         [
-            _comparison("l1", 0.1, 0.1),
-            _comparison("l1", 0.1, -0.1),
-            _comparison("l1", -0.1, -0.1),
+            _comparison("l1", 0.1, 0.1, 0.1),
+            _comparison("l1", 0.1, -0.1, 0.0),
+            _comparison("l1", -0.1, -0.1, -0.1),
             _comparison("l1", 0.4),
             _comparison("dsp", 0.4),
-            _comparison("dsp", -0.4),
-            _comparison("cofi", -0.1, -0.2),
+            _comparison("dsp", -0.4, 0.1),
+            _comparison("cofi", 0.1, 0.2, 0.3),
+            _comparison("dsp", 0.4, ours="activity"),
         ]
     )
     assert [tally.sentence() for tally in found] == [
-        "Against cofi, NeuroPrune is at least as good in 0 of 1 comparisons at equal sparsity: "
-        "better in 0, level in 0, worse in 1.",
-        "Against dsp: no comparison with more than one common seed. 2 more comparisons have one "
-        "seed only, which decides nothing.",
-        "Against l1, NeuroPrune is at least as good in 2 of 3 comparisons at equal sparsity: "
-        "better in 1, level in 1, worse in 1. 1 more comparison has one seed only, which decides "
-        "nothing.",
+        "activity: no comparison with 3 common seeds. Undecided, with fewer than 3 common seeds: "
+        "1.",
+        "ours is at least as good as the other method in 3 of 4 comparisons at equal sparsity (1 "
+        "of them level): cofi 1 of 1, l1 2 of 3. Undecided, with fewer than 3 common seeds: 3.",
     ]
     assert tallies([]) == []

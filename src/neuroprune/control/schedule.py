@@ -177,6 +177,8 @@ def staged_progress(
     """
     low = 0.0
     stages = stages_of(len(levels), total_steps, begin, end)
+    if step > 0 and step >= stages[-1].stop:  # in a short training the last stage may be empty
+        return levels[-1]
     for level, stage in zip(levels, stages, strict=True):
         if step <= stage.start:
             return low

@@ -6,7 +6,7 @@ at least as good:  mean(d) >= -se(d),  se(d) = sd(d) / sqrt(pairs)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -14,6 +14,7 @@ from neuroprune.report.numbers import IN_PERCENT, LESS_IS_BETTER, Spread, number
 from neuroprune.report.runs import Cell, Experiment
 
 OURS = "neuroprune"
+ENOUGH = 3  # pairs that a verdict takes
 EQUAL = 0.02  # sparsities that differ by no more are equal
 _ROUNDING = 1e-9  # 0.52 - 0.50 is more than 0.02 in floating point
 
@@ -24,7 +25,7 @@ class Verdict(StrEnum):
     BETTER = "better"
     LEVEL = "level"
     WORSE = "worse"
-    OPEN = "open"  # one pair: nothing says how much of the difference is chance
+    OPEN = "open"  # fewer than three pairs: too little to tell a difference from chance
 
     @property
     def at_least_as_good(self) -> bool:
@@ -53,7 +54,7 @@ class Comparison:
 
     @property
     def verdict(self) -> Verdict:
-        """`Verdict.OPEN` for one pair, which has no standard error."""
+        """What the difference says; `Verdict.OPEN` for fewer than three pairs."""
         return verdict(self.difference)
 
     def told(self) -> dict[str, str]:
@@ -66,7 +67,7 @@ class Comparison:
             "sparsity": "-" if sparsity is None else f"{100 * sparsity.mean:.0f}%",
             "difference": self.difference.text_of_mean(2, scale, "+"),
             "pairs": str(self.difference.count),
-            "verdict": "one seed: open" if self.verdict is Verdict.OPEN else self.verdict.value,
+            "verdict": self.verdict.value,
         }
 
 
@@ -75,9 +76,12 @@ def verdict(difference: Spread) -> Verdict:
 
     Args:
         difference: above 0 is better.
+
+    Returns:
+        `Verdict.OPEN` for fewer than three pairs, whatever the difference.
     """
     error = difference.standard_error
-    if error is None:
+    if error is None or difference.count < ENOUGH:
         return Verdict.OPEN
     if difference.mean < -error:
         return Verdict.WORSE
@@ -144,52 +148,59 @@ def _compare(experiment: Experiment, metric: str) -> Iterator[Comparison]:
 
 @dataclass(frozen=True)
 class Tally:
-    """How our cells compare with one rival.
+    """How one of our lines compares with the other methods.
 
     Args:
-        rival: its method's line, such as "l1".
-        counts: comparisons by verdict.
+        ours: its name, such as "neuroprune".
+        counts: other method's line -> comparisons by verdict.
     """
 
-    rival: str
-    counts: dict[Verdict, int]
+    ours: str
+    counts: Mapping[str, Mapping[Verdict, int]]
+
+    def of(self, *verdicts: Verdict) -> int:
+        """Comparisons with one of these verdicts, over all other methods.
+
+        Args:
+            verdicts: which ones.
+        """
+        return sum(counts[verdict] for counts in self.counts.values() for verdict in verdicts)
 
     @property
     def decided(self) -> int:
-        """Comparisons of at least two pairs."""
-        return sum(n for verdict, n in self.counts.items() if verdict is not Verdict.OPEN)
-
-    @property
-    def at_least_as_good(self) -> int:
-        """Of these, those where ours is at least as good."""
-        return sum(n for verdict, n in self.counts.items() if verdict.at_least_as_good)
+        """Comparisons of at least three pairs."""
+        return self.of(Verdict.BETTER, Verdict.LEVEL, Verdict.WORSE)
 
     def sentence(self) -> str:
         """The same in words."""
-        open_ = self.counts[Verdict.OPEN]
-        single = "1 more comparison has" if open_ == 1 else f"{open_} more comparisons have"
-        left_open = f" {single} one seed only, which decides nothing." if open_ else ""
+        open_ = self.of(Verdict.OPEN)
+        left = f" Undecided, with fewer than {ENOUGH} common seeds: {open_}." if open_ else ""
         if not self.decided:
-            return f"Against {self.rival}: no comparison with more than one common seed.{left_open}"
+            return f"{self.ours}: no comparison with {ENOUGH} common seeds.{left}"
+        good, level = self.of(Verdict.BETTER, Verdict.LEVEL), self.of(Verdict.LEVEL)
+        rivals = ", ".join(
+            f"{rival} {counts[Verdict.BETTER] + counts[Verdict.LEVEL]} of {decided}"
+            for rival, counts in self.counts.items()
+            if (decided := sum(counts.values()) - counts[Verdict.OPEN])
+        )
         return (
-            f"Against {self.rival}, NeuroPrune is at least as good in {self.at_least_as_good} of "
-            f"{self.decided} comparisons at equal sparsity: better in "
-            f"{self.counts[Verdict.BETTER]}, level in {self.counts[Verdict.LEVEL]}, worse in "
-            f"{self.counts[Verdict.WORSE]}.{left_open}"
+            f"{self.ours} is at least as good as the other method in {good} of {self.decided} "
+            f"comparisons at equal sparsity ({level} of them level): {rivals}.{left}"
         )
 
 
 def tallies(comparisons: Iterable[Comparison]) -> list[Tally]:
-    """Comparisons by rival, in alphabetical order.
+    """Comparisons by our own line, and by the other method's in alphabetical order.
 
     Args:
         comparisons: of any number of experiments.
     """
-    found: dict[str, dict[Verdict, int]] = {}
-    for comparison in comparisons:
-        counts = found.setdefault(comparison.rival.series, dict.fromkeys(Verdict, 0))
-        counts[comparison.verdict] += 1
-    return [Tally(rival, found[rival]) for rival in sorted(found)]
+    found: dict[str, dict[str, dict[Verdict, int]]] = {}
+    for comparison in sorted(comparisons, key=lambda c: c.rival.series):
+        counts = found.setdefault(comparison.ours.series, {})
+        counts.setdefault(comparison.rival.series, dict.fromkeys(Verdict, 0))
+        counts[comparison.rival.series][comparison.verdict] += 1
+    return [Tally(ours, found[ours]) for ours in sorted(found)]
 
 
 def uncompared(experiment: Experiment, comparisons: Sequence[Comparison]) -> list[Cell]:
