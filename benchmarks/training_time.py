@@ -5,7 +5,7 @@ the whole schedule squeezed into `--steps`. Every turn takes one step of each tr
 busy machine slows all alike. Reported for each: the ratio of the summed step times (cuts included),
 and the share that the method's own work has (connectivity, controller, ranking, gates).
 
-Usage: python benchmarks/training_time.py --config CONFIG --data-dir DATA --methods neuroprune cofi
+Usage: python benchmarks/training_time.py --data-dir DATA --methods neuroprune cofi --steps 100
 """
 
 from __future__ import annotations
@@ -146,7 +146,11 @@ def measure(
 def main() -> None:
     """Read the command line, measure, write the record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=Path("benchmarks/experiments/sst2-target/target-80/config.toml"),
+    )
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--methods", nargs="+", default=["neuroprune"])
     parser.add_argument("--targets", type=float, nargs="+", default=[0.5, 0.8, 0.95])

@@ -312,6 +312,22 @@ def test_the_transformation_has_the_users_learning_rate_and_drops_what_overflows
     pruner.detach()
 
 
+def test_a_step_that_a_fused_optimizer_skips_leaves_nothing_to_the_next() -> None:
+    model, teacher = make_model("bert").train(), make_model("bert", seed=5)
+    pruner, distillation = taught(model, teacher, lr=1e-3)
+    transform = distillation.transforms[0]
+    before = transform.detach().clone()
+    optimizer = pruner.optimizer
+    optimizer.found_inf = torch.tensor(1.0)  # as a GradScaler tells it
+    (torch.inf * model(**make_inputs("bert")).loss).backward()
+    pruner._after_step(optimizer, (), {})
+    assert transform.grad is None and torch.equal(transform, before)
+    del optimizer.found_inf
+    step(pruner, "bert", 0)
+    assert not torch.equal(transform, before) and transform.isfinite().all()
+    pruner.detach()
+
+
 @pytest.mark.parametrize("stop", [2, 6, 9])
 def test_a_run_continues_from_its_state(stop: int) -> None:
     """Before the gates, while they learn, and after the cut: the same trajectory."""

@@ -87,6 +87,9 @@ class Distillation:
         """The loss that is trained on, of the task's and the distance of the answers."""
         return (1.0 - WEIGHT) * loss + WEIGHT * distance
 
+    def skip_(self) -> None:
+        """Forget a step that the optimizer skipped; there is nothing to forget here."""
+
     def step_(self, learning_rate: float) -> None:
         """After an optimizer step: let learn what the distillation itself has to learn; nothing.
 

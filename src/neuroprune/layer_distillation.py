@@ -160,6 +160,10 @@ class LayerDistillation(Distillation):
             self._adam.step()
         self._adam.zero_grad()
 
+    def skip_(self) -> None:
+        """Drop the gradients of a step that was skipped."""
+        self._adam.zero_grad()
+
     def state_dict(self) -> dict[str, Any]:
         """W and its moments, for each stack, as one text."""
         from safetensors.torch import save

@@ -336,6 +336,8 @@ class Pruner:
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if _skipped(optimizer):
+            if self._distillation is not None:
+                self._distillation.skip_()
             return
         self.method.prox_(self.anatomy, self._step_sizes().get)
         if self._distillation is not None:

@@ -105,7 +105,7 @@ def test_what_is_outside_the_markers_stays(results: Path) -> None:
 def test_rendering_twice_changes_nothing(results: Path, tmp_path: Path) -> None:
     document = tmp_path / "README.md"
     document.write_text(MARKED)
-    assert stale_tables(document, results) == ["sst2"]
+    assert stale_tables(document, results) == ["table:sst2"]
     assert render_file(document, results) is True
     assert stale_tables(document, results) == []
     assert render_file(document, results) is False
@@ -116,7 +116,7 @@ def test_a_new_record_makes_the_table_stale(results: Path, tmp_path: Path) -> No
     document.write_text(MARKED)
     render_file(document, results)
     _record(3, 0.5).save(results / "sst2/neuroprune-paper/seed-3.json")
-    assert stale_tables(document, results) == ["sst2"]
+    assert stale_tables(document, results) == ["table:sst2"]
 
 
 def test_where_a_target_was_asked_for_the_columns_are_against_the_dense_run(
@@ -231,7 +231,7 @@ def test_pairs_compare_with_every_method_at_equal_sparsity(tmp_path: Path) -> No
     assert render(made, tmp_path) == made
     path = tmp_path / "README.md"
     path.write_text(made.replace("+1.00", "+9.00"))
-    assert stale_tables(path, tmp_path) == ["sst2"]
+    assert stale_tables(path, tmp_path) == ["pairs:sst2"]
 
 
 def test_pairs_of_one_method_are_refused(tmp_path: Path) -> None:

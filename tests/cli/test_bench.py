@@ -59,7 +59,7 @@ def test_bench_runs_skips_and_renders(
     document = work / "README.md"
     document.write_text("<!-- table:tiny -->\n<!-- /table -->\n")
     tables = ["bench", "table", document, "--out", "results"]
-    assert "not up to date: tiny" in invoke(*tables, "--check", code=1).stdout
+    assert "not up to date: table:tiny" in invoke(*tables, "--check", code=1).stdout
     invoke(*tables)
     assert "| neuroprune-prox |" in document.read_text()
     invoke(*tables, "--check")

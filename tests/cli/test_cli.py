@@ -330,3 +330,9 @@ def test_the_command_line_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_matrix_is_no_experiment(work: Path) -> None:
+    matrix = Path(__file__).parents[2] / "benchmarks/matrices/sst2.toml"
+    said = invoke("train", "--config", matrix, "--out", "out", code=2).stderr
+    assert "is a matrix of experiments" in said and "neuroprune bench run" in said

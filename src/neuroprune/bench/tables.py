@@ -229,8 +229,8 @@ def render_file(document: Path, results: Path) -> bool:
 
 
 def stale_tables(document: Path, results: Path) -> list[str]:
-    """Names of the tables in a document that differ from what its records say."""
+    """Tables of a document that differ from what its records say, such as "table:sst2"."""
     text = document.read_text(encoding="utf-8")
     fresh = render(text, results, _label(document, results))
     pairs = zip(_MARKER.finditer(text), _MARKER.finditer(fresh), strict=True)
-    return [old["name"] for old, new in pairs if old["body"] != new["body"]]
+    return [f"{old['kind']}:{old['name']}" for old, new in pairs if old["body"] != new["body"]]

@@ -77,15 +77,21 @@ def load_config(
         asked: in place of `[method]`.
 
     Raises:
-        UsageError: no file was given, or a setting is not of that form.
+        UsageError: no file was given, or a matrix, or a setting is not of that form.
         ConfigError: the file or a changed value is wrong.
     """
     from neuroprune.bench.config import RunConfig
+    from neuroprune.bench.matrix import is_matrix
 
     if path is None:
         raise UsageError(
             "give an experiment with --config FILE.toml, such as "
             "benchmarks/experiments/demo/config.toml, or a RunRecord to run again."
+        )
+    if path.is_file() and is_matrix(path):
+        raise UsageError(
+            f"{path} is a matrix of experiments, and one is wanted here. Run it with `neuroprune "
+            f"bench run {path}`, or one of its cells with --only."
         )
     return changed(RunConfig.load(path), str(path), model, seed, threads, settings, asked)
 

@@ -16,6 +16,7 @@ from typing import Any
 from neuroprune.record import RecordError, RunRecord
 from neuroprune.report.figure import ReportError
 from neuroprune.report.names import slug, unique
+from neuroprune.report.rows import order_of
 from neuroprune.report.runs import Cell, Collection, Experiment, Run, series_and_setting
 from neuroprune.report.structures import read_structure
 
@@ -179,7 +180,12 @@ def _experiments(folder: str, cells: Mapping[str, Mapping[int, Run]]) -> Iterato
             again = names[:number].count(names[number])
             name = f"{folder}, {names[number]}" + (f" ({again + 1})" if again else "")
         _check_shape(run for seeds in group.values() for run in seeds.values())
-        yield Experiment(name, tuple(sorted(_cells(group), key=_order)), slug(name), folder)
+        yield Experiment(
+            name,
+            tuple(sorted(_cells(group), key=lambda c: order_of(c.label, c.records))),
+            slug(name),
+            folder,
+        )
 
 
 def _cells(group: Mapping[str, Mapping[int, Run]]) -> Iterator[Cell]:
@@ -273,10 +279,3 @@ def _check_shape(runs: Iterable[Run]) -> None:
                 f"{first.path} and {run.path} have one configuration and dense models of different "
                 "shape: one of them is not of this experiment. Make it again, or remove it."
             )
-
-
-def _order(cell: Cell) -> tuple[bool, str, float, float, str]:
-    structural, weight = (cell.sparsity(kind) for kind in ("structural", "weight"))
-    reached = (0.0 if s is None else round(s.mean, 3) for s in (structural, weight))
-    one, other = reached
-    return cell.method != "neuroprune", cell.series, one, other, cell.label

@@ -10,10 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from neuroprune.report.numbers import IN_PERCENT, LESS_IS_BETTER, Spread, number_of
+from neuroprune.report.numbers import IN_PERCENT, LESS_IS_BETTER, OURS, Spread, number_of
 from neuroprune.report.runs import Cell, Experiment
 
-OURS = "neuroprune"
 ENOUGH = 3  # pairs that a verdict takes
 EQUAL = 0.02  # sparsities that differ by no more are equal
 _ROUNDING = 1e-9  # 0.52 - 0.50 is more than 0.02 in floating point

@@ -10,6 +10,7 @@ from typing import Any
 
 from neuroprune.record import RunRecord
 
+OURS = "neuroprune"  # the method that the others are compared with
 IN_PERCENT = frozenset(
     {"accuracy", "f1", "matthews", "pearson", "spearman", "rouge1", "rouge2", "rougeL", "rougeLsum"}
 )

@@ -24,6 +24,7 @@ from neuroprune.report.figure import (
 from neuroprune.report.numbers import (
     IN_PERCENT,
     LESS_IS_BETTER,
+    OURS,
     Spread,
     dense_runs,
     side_spread,
@@ -170,7 +171,7 @@ def _points(
             raise ReportError(f"{label}: a record has no {needed}.")
         series, setting = series_and_setting(label)
         x, y = x.times(x_scale), y.times(_scale(metric))
-        ours = records[0].method == "neuroprune"
+        ours = records[0].method == OURS
         points.append(_Point(label, series, setting, ours, x, y))
     return points
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from neuroprune.record import RunRecord
 from neuroprune.report.numbers import (
     IN_PERCENT,
+    OURS,
     dense_runs,
     difference_to_dense,
     metric_names,
@@ -20,12 +21,12 @@ Groups = Mapping[str, Sequence[RunRecord]]
 
 
 def in_order(groups: Groups) -> dict[str, Sequence[RunRecord]]:
-    """The groups by method, then by what was reached.
+    """The groups by method, our own first, then by what was reached.
 
     Args:
         groups: records by the name of their setting.
     """
-    return {key: groups[key] for key in sorted(groups, key=lambda key: _order(key, groups[key]))}
+    return {key: groups[key] for key in sorted(groups, key=lambda key: order_of(key, groups[key]))}
 
 
 def experiment_rows(groups: Groups) -> tuple[list[str], list[list[str]]]:
@@ -69,14 +70,20 @@ def _cell(
     return "-" if spread is None else spread.text(n, scale)
 
 
-def _order(key: str, records: Sequence[RunRecord]) -> tuple[str, float, float, str]:
-    """By method, then by what was reached."""
+def order_of(key: str, records: Sequence[RunRecord]) -> tuple[bool, str, float, float, str]:
+    """What rows are sorted by: our own method first, then by method and by what was reached.
+
+    Args:
+        key: the name of a setting.
+        records: of it.
+    """
     sizes = [
         side_spread(records, "sizes", "pruned", f"{kind}_sparsity")
         for kind in ("structural", "weight")
     ]
     structural, weight = (0.0 if size is None else round(size.mean, 3) for size in sizes)
-    return series_and_setting(key)[0], structural, weight, key
+    ours = all(record.method == OURS for record in records)
+    return not ours, series_and_setting(key)[0], structural, weight, key
 
 
 def _pairs(metrics: Sequence[str], groups: Groups) -> list[tuple[str, list[str]]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neuroprune.record import RunRecord
-from neuroprune.report.numbers import Spread, metric_names, number_of, spread_of
+from neuroprune.report.numbers import OURS, Spread, metric_names, number_of, spread_of
 from neuroprune.report.structures import Structure
 
 # A number at the end of a label is a setting; the 1 of "l1" is none.
@@ -131,7 +131,7 @@ class Experiment:
         found: dict[str, list[Cell]] = {}
         for cell in self.cells:
             found.setdefault(cell.series, []).append(cell)
-        names = sorted(found, key=lambda name: (found[name][0].method != "neuroprune", name))
+        names = sorted(found, key=lambda name: (found[name][0].method != OURS, name))
         return {name: found[name] for name in names}
 
 
