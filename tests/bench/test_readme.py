@@ -1,4 +1,4 @@
-"""The numbers in README are those of the committed records."""
+"""The numbers in README and in the design notes are those of the committed records."""
 
 from __future__ import annotations
 
@@ -9,11 +9,19 @@ import pytest
 from neuroprune.bench.tables import stale_tables
 
 ROOT = Path(__file__).parents[2]
+DOCUMENTS = ["README.md", "docs/design/0006-connectivity.md"]
 
 
-def test_the_tables_of_the_readme_are_up_to_date() -> None:
-    document = ROOT / "README.md"
-    if "<!-- table:" not in document.read_text(encoding="utf-8"):
-        pytest.skip("README.md has no table markers")
-    stale = stale_tables(document, ROOT / "benchmarks" / "results")
-    assert stale == [], "run `neuroprune bench table README.md`"
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_the_tables_of_a_document_are_up_to_date(name: str) -> None:
+    stale = stale_tables(ROOT / name, ROOT / "benchmarks" / "results")
+    assert stale == [], f"run `neuroprune bench table {name}`"
+
+
+def test_no_other_document_has_tables() -> None:
+    marked = {
+        path.relative_to(ROOT).as_posix()
+        for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+        if "<!-- /table -->\n" in path.read_text(encoding="utf-8")
+    }
+    assert marked == set(DOCUMENTS)
