@@ -11,6 +11,7 @@ Usage: python benchmarks/training_time.py --data-dir DATA --methods neuroprune c
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import time
 from collections import Counter
@@ -20,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
+from rich.progress import track
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -108,14 +111,11 @@ def measure(
         collate_fn=data.collator,
         generator=torch.Generator().manual_seed(config.training.seed),
     )
-    done = 0
-    while done < steps:
-        for batch in loader:
-            for training in trainings.values():
-                training.step(dict(batch))
-            done += 1
-            if done == steps:
-                break
+    epochs = itertools.chain.from_iterable(itertools.repeat(loader))  # shuffled anew every time
+    batches = itertools.islice(epochs, steps)
+    for batch in track(batches, "steps", steps, console=Console(stderr=True), transient=True):
+        for training in trainings.values():
+            training.step(dict(batch))
     dense = trainings["dense"].seconds["all"]
     speeds: dict[str, dict[str, Any]] = {"dense": {"seconds": dense, "steps": steps}}
     for name, training in trainings.items():
