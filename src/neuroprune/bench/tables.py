@@ -17,7 +17,7 @@ from neuroprune.bench.captions import caption, measurement_caption
 from neuroprune.bench.suite import differences
 from neuroprune.record import RunRecord, write_text_atomic
 from neuroprune.report.collect import collect
-from neuroprune.report.compare import tallies, uncompared
+from neuroprune.report.compare import alone, tallies, uncompared
 from neuroprune.report.drawings import comparisons_of
 from neuroprune.report.rows import experiment_rows, in_order
 
@@ -155,12 +155,8 @@ def pairs_table(results: Path, name: str) -> str:
         "standard error; better is above 0, level is within one standard error."
     )
     sentences = [tally.sentence() for tally in tallies(compared)]
-    alone = [cell.label for e in found.experiments for cell in uncompared(e, pairs[e.name])]
-    if alone:
-        sentences.append(
-            "Compared with nothing, since NeuroPrune has no setting of equal sparsity with a "
-            f"result of the same seed: {', '.join(alone)}."
-        )
+    left = alone([cell for e in found.experiments for cell in uncompared(e, pairs[e.name])])
+    sentences += [left] if left else []
     return f"{_markdown(_PAIRS, rows)}\n\n{' '.join([said, *sentences, *found.notes])}"
 
 

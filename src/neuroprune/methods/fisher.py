@@ -24,7 +24,7 @@ from neuroprune.core.importance import gate_gradient
 from neuroprune.core.units import scale_units_
 from neuroprune.methods.connectivity import check_trained
 from neuroprune.methods.goals import Goal, achieved, unit_counts
-from neuroprune.methods.method import Method, StepSizeOf, schedule_length
+from neuroprune.methods.method import Method, StepSizeOf, refuse_budget, schedule_length
 from neuroprune.methods.movement import loss_scale
 from neuroprune.methods.poorest import CLOSE, ROUNDS, goals_of, units_left
 from neuroprune.methods.redundant_heads import FeatureMoments
@@ -129,12 +129,7 @@ class FisherMethod(Method[Fisher]):
         Raises:
             ConfigError: a budget is given.
         """
-        if budget is not None:
-            raise ConfigError(
-                f"Fisher makes one cut, for its target; expected no budget, got {budget!r}. Set "
-                "the target in the configuration."
-            )
-        return ShrinkPlan()
+        return refuse_budget(self.config, budget, "for its target")
 
     def cut_now(self, anatomy: Anatomy) -> ShrinkPlan:
         """The one cut."""

@@ -16,7 +16,7 @@ from neuroprune.anatomy.inputs import device_of
 from neuroprune.config import DSP, CoFi, ConfigError
 from neuroprune.control.schedule import Ramp
 from neuroprune.core.importance import first_order_per_unit
-from neuroprune.methods.method import Method, StepSizeOf, schedule_length
+from neuroprune.methods.method import Method, StepSizeOf, refuse_budget, schedule_length
 from neuroprune.methods.units import Block, fan_out, plan_of, unit_number, unit_width
 from neuroprune.plan import ShrinkPlan
 
@@ -342,12 +342,7 @@ class GatedMethod(Method[GatedT]):
         Raises:
             ConfigError: a budget is given.
         """
-        if budget is not None:
-            raise ConfigError(
-                f"{type(self.config).__name__} makes one cut, at the end of its schedule; expected "
-                f"no budget, got {budget!r}. Set the target in the configuration."
-            )
-        return ShrinkPlan()
+        return refuse_budget(self.config, budget, "at the end of its schedule")
 
     def cut_now(self, anatomy: Anatomy) -> ShrinkPlan:
         """The one cut, at `end`."""

@@ -198,6 +198,25 @@ def schedule_length(total_steps: int | None, why: str) -> int:
     )
 
 
+def refuse_budget(config: Config, budget: float | None, when: str) -> ShrinkPlan:
+    """What `select` gives for a method with one cut of its own: nothing, and no budget is taken.
+
+    Args:
+        config: the method's.
+        budget: what was asked for.
+        when: or for what it cuts, in the message.
+
+    Raises:
+        ConfigError: a budget is given.
+    """
+    if budget is None:
+        return ShrinkPlan()
+    raise ConfigError(
+        f"{type(config).__name__} makes one cut, {when}; expected no budget, got {budget!r}. Set "
+        "the target in the configuration."
+    )
+
+
 def add_grad_(parameter: Tensor, gradient: Tensor, scale: float) -> None:
     """parameter.grad += scale * gradient, where the parameter is trained.
 

@@ -202,6 +202,20 @@ def tallies(comparisons: Iterable[Comparison]) -> list[Tally]:
     return [Tally(ours, found[ours]) for ours in sorted(found)]
 
 
+def alone(cells: Sequence[Cell]) -> str:
+    """Why cells stand beside none of ours, in words; empty for none.
+
+    Args:
+        cells: of `uncompared`.
+    """
+    if not cells:
+        return ""
+    return (
+        "Compared with nothing, since NeuroPrune has no setting of equal sparsity with a result of "
+        f"the same seed: {', '.join(cell.label for cell in cells)}."
+    )
+
+
 def uncompared(experiment: Experiment, comparisons: Sequence[Comparison]) -> list[Cell]:
     """Cells of rivals that no cell of ours stands beside at equal sparsity.
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from neuroprune.record import write_text_atomic
 from neuroprune.report.collect import collect
-from neuroprune.report.compare import Comparison, tallies, uncompared
+from neuroprune.report.compare import Comparison, alone, tallies, uncompared
 from neuroprune.report.drawings import Drawing, comparisons_of, drawings, not_drawn
 from neuroprune.report.figure import ReportError
 from neuroprune.report.graphs import HEADER, NOTES, graph_summary
@@ -191,7 +191,7 @@ def _section(
         "header": header,
         "rows": rows,
         "compared": [{**c.told(), "class": c.verdict.value} for c in compared],
-        "alone": [cell.label for cell in uncompared(experiment, compared)],
+        "alone": alone(uncompared(experiment, compared)),
         "groups": [
             (title, [_figure(*entry) for entry in mine if entry[0].kind == kind])
             for kind, title in _KINDS.items()
