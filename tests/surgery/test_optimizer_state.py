@@ -168,18 +168,24 @@ def test_a_graph_from_before_the_cut_can_still_be_used() -> None:
 def test_a_graph_from_before_a_merge_can_still_be_used() -> None:
     model = make_model("bert").train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    before = anatomy_of(model).attentions[0].q_proj.weight
     loss = model(**make_inputs("bert")).loss
     shrink_(model, ShrinkPlan(merge_heads={"encoder.layer.0.attention": {0: 1}}), optimizer)
     loss.backward()
+    assert before.grad is not None  # the graph reaches the weights it was made with
+    assert anatomy_of(model).attentions[0].q_proj.weight.grad is None
 
 
 def test_a_state_of_one_entry_is_sliced_with_its_parameter() -> None:
     model = make_model("bert").train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     name = anatomy_of(model).mlps[0].name
-    for units in (range(1, anatomy_of(model).mlps[0].d_ff), [0]):
+    for units, left in ((range(1, anatomy_of(model).mlps[0].d_ff), 1), ([0], 0)):
         shrink_(model, ShrinkPlan(remove_neurons={name: units}), optimizer)
         step(model, optimizer, 0, "bert")
+        down = anatomy_of(model).mlps[0].down_proj.weight
+        moments = optimizer.state[down]["exp_avg"] if left else torch.empty(down.shape)
+        assert down.shape[1] == left and moments.shape == down.shape
 
 
 def test_optimizers_that_cannot_follow_are_refused() -> None:

@@ -8,6 +8,8 @@ import pytest
 import torch
 from benchmarks import step_overhead
 
+import neuroprune
+
 
 def _measured(**changes: Any) -> dict[str, dict[str, Any]]:
     values: dict[str, dict[str, Any]] = {
@@ -65,10 +67,21 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert step_overhead.import_check()["import"]["loaded"] == "none of them"
 
 
-def test_a_step_trains() -> None:
+def test_a_step_trains(monkeypatch: pytest.MonkeyPatch) -> None:
     from neuroprune import NeuroPrune
 
+    pruners: list[Any] = []
+    attach = neuroprune.attach
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        pruners.append(attach(*args, **kwargs))
+        return pruners[-1]
+
+    monkeypatch.setattr(neuroprune, "attach", watched)
     torch.manual_seed(0)
     step = step_overhead.trainer_of(NeuroPrune(apply="prox"), batch=1, tokens=4)
+    weight = pruners[0].anatomy.mlps[0].up_proj.weight
+    before = weight.detach().clone()
     step()
     step()
+    assert pruners[0].steps == 2 and not torch.equal(weight, before)

@@ -258,7 +258,8 @@ def run_suite(
     """
     done = {job.record for job in todo if job.done}
     waiting = [job for job in todo if job.record not in done]
-    say(f"{len(todo)} runs: {len(done)} done before, {len(waiting)} to do")
+    noun = "run" if len(todo) == 1 else "runs"
+    say(f"{len(todo)} {noun}: {len(done)} done before, {len(waiting)} to do")
     ran: list[Job] = []
     failed: list[tuple[Job, str]] = []
     spent = 0.0
