@@ -60,7 +60,7 @@ def test_a_folder_of_a_training_has_a_report_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "runs/demo/pruned/config.json").write_text("{}")  # not a record
     code, out, _ = run(tmp_path / "runs/demo", "--out", tmp_path / "out")
     assert code == 0
-    assert f"1 runs, 1 figures: {tmp_path / 'out/index.html'}" in out.splitlines()
+    assert f"1 run, 1 figure: {tmp_path / 'out/index.html'}" in out.splitlines()
 
 
 @pytest.mark.parametrize(

@@ -237,8 +237,8 @@ def test_a_folder_without_a_training_says_what_it_has(tmp_path: Path) -> None:
     with pytest.raises(ReportError) as caught:
         collect(tmp_path)
     said = str(caught.value)
-    assert "its 1 records measure no quality" in said
-    assert "1 runs failed, t/ours/seed-1.failed.txt: the disk is full" in said
+    assert "records of speed or size alone: 1" in said
+    assert "1 run failed, t/ours/seed-1.failed.txt: the disk is full" in said
 
 
 def test_experiments_have_names_of_their_own_in_files_and_links(tmp_path: Path) -> None:

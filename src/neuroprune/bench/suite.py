@@ -14,6 +14,7 @@ from typing import Any
 from neuroprune.bench.config import RunConfig
 from neuroprune.config import ConfigError
 from neuroprune.record import RecordError, RunRecord, write_text_atomic
+from neuroprune.report.names import number
 
 CONFIG_NAME = "config.toml"
 FAILURE_SUFFIX = ".failed.txt"
@@ -258,20 +259,19 @@ def run_suite(
     """
     done = {job.record for job in todo if job.done}
     waiting = [job for job in todo if job.record not in done]
-    noun = "run" if len(todo) == 1 else "runs"
-    say(f"{len(todo)} {noun}: {len(done)} done before, {len(waiting)} to do")
+    say(f"{number(len(todo), 'run')}: {len(done)} done before, {len(waiting)} to do")
     ran: list[Job] = []
     failed: list[tuple[Job, str]] = []
     spent = 0.0
-    for number, job in enumerate(waiting, 1):
+    for position, job in enumerate(waiting, 1):
         state, reason = job.look()
         if state is State.DONE:  # by another process, since this one began
             done.add(job.record)
             continue
-        left = len(waiting) - number + 1
+        left = len(waiting) - position + 1
         time_left = f"; about {clock(spent / len(ran) * left)} to go" if ran else ""
         again = f"; again, since its record was {reason}" if state is State.STALE else ""
-        say(f"[{number}/{len(waiting)}] {job.title}{time_left}{again}")
+        say(f"[{position}/{len(waiting)}] {job.title}{time_left}{again}")
         folder = work / job.name / f"seed-{job.seed}"
         start = time.perf_counter()
         try:

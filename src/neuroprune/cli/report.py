@@ -50,12 +50,14 @@ def report(
     Figures stand in the page, and beside it as SVG and PNG. What is missing, failed or made with
     another configuration is named.
     """
+    from neuroprune.report.names import number
     from neuroprune.report.page import write_report
 
     with counted("figures") as step:
         made = write_report(results, out, partial(_unfinished, results), step)
     lines = [f"note: {warning}" for warning in made.warnings]
-    lines.append(f"{made.runs} runs, {len(made.figures) // 2} figures: {made.page}")
+    figures = number(len(made.figures) // 2, "figure")
+    lines.append(f"{number(made.runs, 'run')}, {figures}: {made.page}")
     payload = {
         "page": str(made.page),
         "figures": [str(file) for file in made.figures],

@@ -15,7 +15,7 @@ from typing import Any
 
 from neuroprune.record import RecordError, RunRecord
 from neuroprune.report.figure import ReportError
-from neuroprune.report.names import slug, unique
+from neuroprune.report.names import number, slug, unique
 from neuroprune.report.rows import order_of
 from neuroprune.report.runs import Cell, Collection, Experiment, Run, series_and_setting
 from neuroprune.report.structures import read_structure
@@ -106,10 +106,10 @@ def _nothing(
     failures: Sequence[tuple[str, str]],
 ) -> str:
     """What to say of a folder without a training."""
-    told = f"; its {len(measurements)} records measure no quality" if measurements else ""
+    told = f"; records of speed or size alone: {len(measurements)}" if measurements else ""
     told += "".join(f"; {note.removesuffix('.')}" for note in notes)
     if failures:
-        told += f"; {len(failures)} runs failed, {failures[0][0]}: {failures[0][1]}"
+        told += f"; {number(len(failures), 'run')} failed, {failures[0][0]}: {failures[0][1]}"
     return (
         f"{root} has no record of a training below it{told}. Run `neuroprune bench run` first, or "
         "give the folder that it wrote to."
@@ -173,12 +173,12 @@ def _experiments(folder: str, cells: Mapping[str, Mapping[int, Run]]) -> Iterato
         for seed, run in seeds.items():
             groups.setdefault(_dense_key(run.record), {}).setdefault(label, {})[seed] = run
     names = [_task(group) for group in groups.values()]
-    for number, group in enumerate(groups.values()):
+    for position, group in enumerate(groups.values()):
         _check_dense(run for seeds in group.values() for run in seeds.values())
         name = folder
         if len(groups) > 1:
-            again = names[:number].count(names[number])
-            name = f"{folder}, {names[number]}" + (f" ({again + 1})" if again else "")
+            again = names[:position].count(names[position])
+            name = f"{folder}, {names[position]}" + (f" ({again + 1})" if again else "")
         _check_shape(run for seeds in group.values() for run in seeds.values())
         yield Experiment(
             name,

@@ -20,6 +20,16 @@ def slug(text: str) -> str:
     return _ODD.sub("-", text).strip("-.") or "x"
 
 
+def number(count: int, noun: str) -> str:
+    """A count with its noun: "1 run", "2 runs".
+
+    Args:
+        count: how many.
+        noun: in the singular; the plural takes an s.
+    """
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def unique(wanted: Iterable[str], taken: Iterable[str] = ()) -> list[str]:
     """The same names, those that are taken already with a number: "a", "a-2".
 
