@@ -76,6 +76,8 @@ class NeuroPrune(Config):
         repair: least-squares repair of the output projections at every cut.
         snapshots: structural sparsities at which a reloadable model is saved on the way.
         uniform: equal shapes in all layers, rounded to multiples that hardware likes.
+        lr_growth: a smaller model takes larger steps: learning rates are multiplied by
+            (share of the prunable weights that is left)^-lr_growth (target mode). 0: never.
 
     Raises:
         ConfigError: a value is negative, NaN or infinite, a choice is unknown, or settings of the
@@ -99,11 +101,12 @@ class NeuroPrune(Config):
     repair: bool = False
     snapshots: tuple[float, ...] = ()
     uniform: bool = False
+    lr_growth: float = 0.5
 
     def __post_init__(self) -> None:
         for name in ("alpha", "beta", "theta", "eps"):
             check_finite(self, name, 0.0)
-        for name in ("begin", "end"):
+        for name in ("begin", "end", "lr_growth"):
             check_finite(self, name, 0.0, 1.0)
         check_choice(self, "apply", Apply)
         check_choice(self, "connectivity", Connectivity)

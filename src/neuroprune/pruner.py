@@ -16,6 +16,7 @@ from neuroprune.choices import DENSE
 from neuroprune.config import CoFi, Config, ConfigError, NeuroPrune
 from neuroprune.distillation import Distillation, teacher_for
 from neuroprune.layer_distillation import distillation_for
+from neuroprune.learning_rates import LearningRates
 from neuroprune.methods import Method, dead_units, method_for
 from neuroprune.plan import ShrinkPlan
 from neuroprune.snapshots import Evaluate, Snapshots
@@ -151,6 +152,7 @@ class Pruner:
         self.removed = ShrinkPlan()
         self.anatomy: Anatomy = anatomy_of(model)
         self._cut_at_step = -1
+        self._rates = LearningRates(self.optimizer)
         self._held = self._trained()
         if not self._held:
             raise PrunerError(
@@ -242,6 +244,7 @@ class Pruner:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
+        self._rates.restore_()
         self.method.teardown()
         if self._distillation is not None:
             self._distillation.detach()
@@ -333,8 +336,10 @@ class Pruner:
         self.method.observe_(self.anatomy)
         scale = getattr(optimizer, "grad_scale", None)
         self.method.add_penalty_grad_(self.anatomy, 1.0 if scale is None else float(scale))
+        self._rates.scale_(self.method.rate_scale(self.anatomy))
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self._rates.restore_()
         if _skipped(optimizer):
             if self._distillation is not None:
                 self._distillation.skip_()

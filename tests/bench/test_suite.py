@@ -132,6 +132,12 @@ def test_time_left_is_told_while_jobs_wait(experiments: Path, tmp_path: Path) ->
         ({}, {"a": {"b": 1}}, "an empty one"),
         ({}, {}, ""),
         ({"a": 1}, {}, "a 1, now absent"),
+        ({"a": 1}, {"a": 1, "method": {"lr_growth": 0.0}}, ""),  # what it was before it was named
+        (
+            {"a": 1},
+            {"a": 1, "method": {"lr_growth": 0.5}},
+            "method.lr_growth 0.0, now 0.5",
+        ),
         (
             dict.fromkeys("abcde", 1),
             {"e": 1},

@@ -92,11 +92,16 @@ def _stale(record: Path, config: RunConfig) -> str:
     return f"made with another configuration: {found}" if found else ""
 
 
+# Settings younger than some records, with the value that says what the code did before.
+_BEFORE = {"method.lr_growth": 0.0}
+
+
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """In which settings two configurations differ: "training.epochs 1, now 2"; empty for none.
 
     A setting that one of them lacks is "absent" there; none at all are "an empty one". A setting
-    that is null says no more than an absent one.
+    that is null says no more than an absent one, and one that is younger than the old side has
+    there the value that it was made with.
 
     Args:
         old: that of a record.
@@ -105,6 +110,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     was, now = (dict(_settings(side)) for side in (old, new))
     if now and not was:
         return "an empty one"
+    was |= {key: value for key, value in _BEFORE.items() if key in now and key not in was}
     keys = [key for key in sorted({*was, *now}) if was.get(key) != now.get(key)]
     told = [f"{key} {_told(was.get(key))}, now {_told(now.get(key))}" for key in keys[:_TOLD]]
     more = [f"{len(keys) - _TOLD} more"] if len(keys) > _TOLD else []

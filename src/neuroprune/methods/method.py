@@ -82,6 +82,14 @@ class Method(Generic[ConfigT]):
             anatomy: the model's blocks.
         """
 
+    def rate_scale(self, anatomy: Anatomy) -> float:
+        """What the learning rates of the optimizer step to come are multiplied by.
+
+        Args:
+            anatomy: the model's blocks.
+        """
+        return 1.0
+
     def prox_(self, anatomy: Anatomy, step_size_of: StepSizeOf) -> None:
         """The decoupled step after the optimizer step.
 

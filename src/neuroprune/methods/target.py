@@ -32,6 +32,9 @@ from neuroprune.plan import ShrinkPlan
 # Optimizer steps over which the condemned fade out before they are cut. Long fades cost quality:
 # who is condemned early cannot come back (docs/design/0006-connectivity.md).
 FADE = 3
+# Bound of the learning rates' growth: what a twentieth of the weights gets with the default, as far
+# as it was measured (docs/design/0009-larger-steps.md).
+_LARGEST_GROWTH = 20**0.5
 
 
 class TargetMethod(Method[NeuroPrune]):
@@ -58,6 +61,7 @@ class TargetMethod(Method[NeuroPrune]):
         self.connectivity = UnitConnectivity(Connectivity(config.connectivity), horizon)
         self.pressure = Pressure()
         self.goals: tuple[Goal, ...] = ()
+        self.weights = 0  # prunable weights when training began
         self.levels = [1.0]  # shares of the way at which a stage ends; the last is the target
         self.stages: list[Stage] = []
         self.takeover: Takeover | None = None
@@ -78,6 +82,7 @@ class TargetMethod(Method[NeuroPrune]):
                 'Train them, or use connectivity="activity" or "strength".'
             )
         self._use(goals_of(self.config.target, anatomy))
+        self.weights = anatomy.kept_weights
         if self.config.uniform:
             check_uniform(self.goals, anatomy)
         self.connectivity.attach(anatomy)
@@ -128,6 +133,11 @@ class TargetMethod(Method[NeuroPrune]):
             self._check_snapshots()
         if self.step <= self.ramp.last:
             self.connectivity.observe_(anatomy)
+
+    def rate_scale(self, anatomy: Anatomy) -> float:
+        """min(sqrt(20), (W / W_0)^-g): W of the W_0 prunable weights are left, g = lr_growth."""
+        times_smaller = self.weights / max(anatomy.kept_weights, 1)
+        return float(min(times_smaller**self.config.lr_growth, _LARGEST_GROWTH))
 
     @torch.no_grad()
     def prox_(self, anatomy: Anatomy, step_size_of: StepSizeOf) -> None:
@@ -253,6 +263,7 @@ class TargetMethod(Method[NeuroPrune]):
         """Step, connectivity and pressure."""
         return {
             "step": self.step,
+            "weights": self.weights,
             "goals": [goal.to_dict() for goal in self.goals],
             "connectivity": self.connectivity.state_dict(),
             "pressure": self.pressure.state_dict(),
@@ -261,6 +272,7 @@ class TargetMethod(Method[NeuroPrune]):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue at the saved step."""
         self.step = int(state["step"])
+        self.weights = int(state["weights"])
         targets = (goal.target for goal in self.goals)
         self._use(tuple(Goal.from_dict(t, g) for t, g in zip(targets, state["goals"], strict=True)))
         self.connectivity.load_state_dict(state["connectivity"])
