@@ -42,7 +42,14 @@ def test_a_file_says_what_it_computes(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("task", "count"),
-    [("sst2", 4), ("mrpc", 4), ("sst2-target", 3), ("mrpc-target", 3), ("connectivity", 7)],
+    [
+        ("sst2", 4),
+        ("mrpc", 4),
+        ("sst2-target", 3),
+        ("sst2-one-knob", 3),
+        ("mrpc-target", 3),
+        ("connectivity", 7),
+    ],
 )
 def test_methods_of_one_task_share_their_dense_runs(task: str, count: int) -> None:
     configs = [RunConfig.load(path) for path in find_configs([EXPERIMENTS / task])]
@@ -53,12 +60,15 @@ def test_methods_of_one_task_share_their_dense_runs(task: str, count: int) -> No
 
 
 def test_the_tasks_that_are_asked_for_are_there() -> None:
-    tasks = {job_name(path).split("/")[0].removesuffix("-target") for path in CONFIGS}
+    tasks = {job_name(path).split("/")[0] for path in CONFIGS}
     assert tasks == {
         "connectivity",
         "demo",
         "sst2",
+        "sst2-one-knob",
+        "sst2-target",
         "mrpc",
+        "mrpc-target",
         "scitldr",
         "multi30k",
         "paper",
