@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from neuroprune.core.absorption import absorb, absorbed_error, least_squares_score
+from neuroprune.core.absorption import absorb, absorbed_error
 from tests.reference import function
 
 seeds = st.integers(0, 999)
@@ -119,38 +119,6 @@ def test_slightly_indefinite_moments_are_damped_more() -> None:
     got = absorb(gram, torch.ones(1, 3, dtype=torch.float64), index([0, 1]), index([2]), 1e-9)
     assert got.isfinite().all()
     assert got.abs().max() < 10
-    assert least_squares_score(gram, torch.ones(1, 3), 1, 1e-9).ge(0).all()
-
-
-# --- the score -----------------------------------------------------------------------------------
-
-
-@given(
-    seed=seeds, units=st.integers(1, 5), width=st.integers(1, 3), ridge=st.sampled_from([1e-4, 0.1])
-)
-def test_scores_equal_removal_and_refit(seed: int, units: int, width: int, ridge: float) -> None:
-    x, weight, gram, w = layer(seed, units * width)
-    damping = ridge * float(gram.diagonal().mean())
-    expected = function.least_squares_score(x, weight, width, damping)
-    got = least_squares_score(gram, w, width, ridge)
-    np.testing.assert_allclose(got.numpy(), expected, rtol=1e-6)
-
-
-def test_redundant_units_are_cheap_and_dead_ones_free() -> None:
-    """Two copies, a unit of its own, one nobody reads and one that never fires."""
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(50, 5))
-    x[:, 1] = x[:, 0]
-    x[:, 4] = 0
-    weight = torch.ones(2, 5, dtype=torch.float64)
-    weight[:, 3] = 0
-    score = least_squares_score(torch.tensor(x.T @ x / 50), weight, 1, 1e-6)
-    assert score[:2].max() < 1e-5
-    assert score[2] > 1
-    assert score[3] == 0
-    assert score[4] < 1e-5
-    assert torch.equal(least_squares_score(torch.zeros(4, 4), torch.ones(2, 4), 2), torch.zeros(2))
-    assert least_squares_score(torch.zeros(0, 0), torch.ones(2, 0)).shape == (0,)
 
 
 # --- bad input -----------------------------------------------------------------------------------
@@ -160,13 +128,6 @@ def test_redundant_units_are_cheap_and_dead_ones_free() -> None:
 def test_bad_ridge_is_refused(ridge: float) -> None:
     with pytest.raises(ValueError, match="ridge must be"):
         absorb(torch.eye(2), torch.ones(1, 2), index([0]), index([1]), ridge)
-    with pytest.raises(ValueError, match="ridge must be"):
-        least_squares_score(torch.eye(2), torch.ones(1, 2), 1, ridge)
-
-
-def test_a_score_without_damping_is_refused() -> None:
-    with pytest.raises(ValueError, match="ridge must be > 0"):
-        least_squares_score(torch.eye(2), torch.ones(1, 2), 1, 0.0)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -175,9 +136,3 @@ def test_moments_that_are_not_finite_are_refused(value: float) -> None:
     gram[0, 1] = value
     with pytest.raises(ValueError, match="finite second moments"):
         absorb(gram, torch.ones(1, 2), index([0]), index([1]))
-
-
-@pytest.mark.parametrize("width", [0, 2])
-def test_features_that_do_not_divide_into_units_are_refused(width: int) -> None:
-    with pytest.raises(ValueError, match=rf"units of {width} features, got 3"):
-        least_squares_score(torch.eye(3), torch.ones(1, 3), width)

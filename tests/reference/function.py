@@ -58,20 +58,6 @@ def output_similarity(x: Array, weight: Array, heads: int) -> Array:
     return out
 
 
-def linear_cka(x: Array, heads: int) -> Array:
-    """|X_i^T X_j|_F^2 / (|X_i^T X_i|_F |X_j^T X_j|_F) of the centred samples."""
-    width = x.shape[1] // heads
-    x = x - x.mean(axis=0)
-    out = np.eye(heads)
-    for i in range(heads):
-        for j in range(heads):
-            a, b = x[:, i * width : (i + 1) * width], x[:, j * width : (j + 1) * width]
-            own = math.sqrt(((a.T @ a) ** 2).sum() * ((b.T @ b) ** 2).sum())
-            if i != j:
-                out[i, j] = ((a.T @ b) ** 2).sum() / own if own > 0 else 0.0
-    return out
-
-
 def parallel_neurons(
     rows: Array, threshold: float, degree: int | None, tolerance: float
 ) -> dict[int, tuple[int, float]]:
@@ -150,19 +136,3 @@ def residual(
         wanted = weight[:, kept] @ sample[kept] + weight[:, removed] @ sample[removed]
         total += float(((wanted - absorbed @ sample[kept]) ** 2).sum())
     return total / len(x)
-
-
-def least_squares_score(x: Array, weight: Array, width: int, damping: float) -> Array:
-    """Per unit, the damped residual after lstsq on the samples, damping as extra samples.
-
-    E|Wx - W'x|^2 + damping |W - W'|^2 is the residual on the samples and sqrt(damping * N) e_f.
-    """
-    samples, n = x.shape
-    extended = np.concatenate([x, math.sqrt(damping * samples) * np.eye(n)])
-    scores = []
-    for unit in range(n // width):
-        removed = list(range(unit * width, (unit + 1) * width))
-        kept = [f for f in range(n) if f not in removed]
-        best = absorb(extended, weight, kept, removed)
-        scores.append(residual(extended, weight, best, kept, removed) * len(extended) / samples)
-    return np.array(scores)

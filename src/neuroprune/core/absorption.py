@@ -87,53 +87,6 @@ def absorbed_error(
     return float(lost.clamp_min(0) / before) if before > 0 else 0.0
 
 
-def least_squares_score(
-    gram: Float[Tensor, "n n"],
-    weight: Float[Tensor, "d n"],
-    width: int = 1,
-    ridge: float = 1e-4,
-) -> Float[Tensor, " units"]:
-    """What removing a unit costs when all the others take over as well as they can.
-
-        score_u = tr( W_u [ (H^-1)_uu ]^-1 W_u^T ),   H = G + lam I,   lam = ridge * mean(diag G)
-                = min over W' of  E|W x - W' x|^2 + lam |W - W'|_F^2   with W'_u = 0
-
-    Redundancy joined with importance: a unit that the others can imitate is cheap, however strong.
-
-    Args:
-        gram: second moment G of the features, shape (n, n), n = units * width.
-        weight: output weight W that reads them, shape (d, n).
-        width: features per unit; 1 for neurons, head_dim for heads.
-        ridge: damping, relative to the mean second moment; > 0.
-
-    Returns:
-        Scores, >= 0, float32 or wider, shape (units,). All 0 where nothing ever fires.
-
-    Raises:
-        ValueError: ridge is not positive and finite, the moments are not finite, or the features
-            do not divide into units.
-
-    Reference: Hassibi and Stork (1993), "Second order derivatives for network pruning: Optimal
-    Brain Surgeon"; Kurtic et al. (2023), ZipLM, arXiv 2302.04089, equation 2.
-    """
-    check_non_negative("ridge", ridge)
-    if ridge == 0:
-        raise ValueError("ridge must be > 0: without damping, redundant units have no inverse.")
-    n = gram.shape[0]
-    if width < 1 or n % width:
-        raise ValueError(f"expected units of {width} features, got {n} features in all.")
-    g, w = _doubles(gram, weight)
-    units = n // width
-    dtype = accumulation_dtype(weight.dtype)
-    if not bool(g.diagonal().gt(0).any()):
-        return torch.zeros(units, dtype=dtype, device=weight.device)
-    inverse = torch.cholesky_inverse(_cholesky(g, ridge))
-    own = inverse.reshape(units, width, units, width).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
-    columns = w.T.reshape(units, width, -1)
-    score: Tensor = (columns * torch.linalg.solve(own, columns)).sum(dim=(1, 2))
-    return score.to(dtype)
-
-
 def _doubles(gram: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Moments and weight in float64, the moments made exactly symmetric."""
     if not bool(gram.isfinite().all()):

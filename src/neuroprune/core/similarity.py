@@ -71,39 +71,6 @@ def output_similarity(
     return _cosine(_sum_blocks((inner + inner.T) / 2, heads)).float()
 
 
-def linear_cka(
-    gram: Float[Tensor, "n n"], heads: int, mean: Float[Tensor, " n"] | None = None
-) -> Float[Tensor, "k k"]:
-    """Linear centred kernel alignment of the features of every two heads.
-
-        C = G - m m^T,   cka[i, j] = |C_ij|_F^2 / (|C_ii|_F |C_jj|_F)
-
-    It does not change when the features of a head are rotated or scaled. A head whose features do
-    not vary has 0 with every other.
-
-    Args:
-        gram: second moment of the concatenated head features, shape (n, n), n = heads * width.
-        heads: number of heads.
-        mean: their mean m; None where they are centred, or are not to be.
-
-    Returns:
-        Symmetric, in [0, 1], ones on the diagonal; float32, shape (heads, heads).
-
-    Raises:
-        ValueError: the features do not divide into that many heads.
-
-    Reference: Kornblith et al. (2019), arXiv 1905.00414, equation 5.
-    """
-    _check_heads(gram, heads)
-    c = gram.to(torch.float64)
-    if mean is not None:
-        m = mean.to(torch.float64)
-        c = c - torch.outer(m, m)
-    squared = _sum_blocks(c.square(), heads)
-    # _cosine divides by the roots of the diagonal: |C_ii|_F, as the diagonal holds |C_ii|_F^2.
-    return _cosine((squared + squared.T) / 2).float()
-
-
 def parallel_neurons(
     fan_in: Float[Tensor, "d_ff f"],
     threshold: float,
