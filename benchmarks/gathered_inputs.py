@@ -3,8 +3,9 @@
     y = x W^T    against    y = x[..., live] W[:, live]^T
 
 for the query, key and value layers together (each gathers for itself), and for the MLP's first
-layer, of a MiniLM and a BERT-base shape, at several shares of live input dimensions. Both sides
-take turns. One RunRecord.
+layer, of a MiniLM and a BERT-base shape, at several shares of live input dimensions. And why they
+gather from a flattened input: that alone, against gathering from batch, length and features. Both
+sides take turns. One RunRecord.
 
 Usage: python benchmarks/gathered_inputs.py --threads 1
 """
@@ -41,13 +42,26 @@ def measure(repeats: int) -> dict[str, dict[str, Any]]:
                     dense = [nn.Linear(width, outputs) for _ in range(reads)]
                     small = [_smaller(layer, live.sort().values) for layer in dense]
                     steps = {"dense": _step(dense, x), "gathered": _step(small, x)}
-                    ratio = compare_steps(steps, repeats, 2).speedups["gathered"]
-                    rows[f"{shape} {name} {tokens} tokens, {share:.0%} live"] = {
-                        "speedup": ratio.value,
-                        "low": ratio.low,
-                        "high": ratio.high,
-                    }
+                    title = f"{shape} {name} {tokens} tokens, {share:.0%} live"
+                    rows[title] = _speedup(steps, repeats)
+            quarter = torch.randperm(width, generator=generator)[: int(0.75 * width)]
+            rows[f"{shape} gather {tokens} tokens, 75% live"] = _speedup(
+                _gathers(x, quarter), repeats
+            )
     return rows
+
+
+def _speedup(steps: dict[str, Any], repeats: int) -> dict[str, Any]:
+    ratio = compare_steps(steps, repeats, 2).speedups["gathered"]
+    return {"speedup": ratio.value, "low": ratio.low, "high": ratio.high}
+
+
+def _gathers(x: Tensor, live: Tensor) -> dict[str, Any]:
+    rows = x.reshape(-1, x.shape[-1])
+    return {
+        "dense": lambda: x.index_select(-1, live),
+        "gathered": lambda: rows.index_select(1, live),
+    }
 
 
 def _smaller(layer: nn.Linear, live: Tensor) -> nn.Linear:

@@ -184,7 +184,7 @@ def _lineage(
     """The lineage that the config carries, or that of a model nothing was cut from yet."""
     heads = {b.name: b.num_heads for b in attentions}
     neurons = {b.name: b.d_ff for b in mlps}
-    inputs = {b.name: input_widths(b) for b in (*attentions, *mlps)}
+    inputs = {b.name: input_widths(b) for b in attentions} | {b.name: input_widths(b) for b in mlps}
     config: Any = root.config
     stored = getattr(config, "neuroprune", None)
     if stored is None:
