@@ -29,13 +29,13 @@ from neuroprune.surgery import shrink_
 from neuroprune.surgery.inputs import GatheredLinear
 from tests.methods.loops import run, started
 from tests.zoo import (
+    D_MODEL,
     FAMILIES,
     Inputs,
     lineage_of,
     logits,
     make_inputs,
     make_model,
-    random_inputs,
     silence_inputs_,
 )
 
@@ -119,9 +119,15 @@ CONFIGS: list[Config] = [
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{type(c).__name__}-{c.to_dict()}"[:60])
 def test_every_method_prunes_on_where_inputs_were_removed(config: Config) -> None:
-    """Groups that lost none, one, half and all of their inputs among the layers."""
+    """Groups that lost one, half and all of their inputs."""
     model = make_model("bert").train()
-    shrink_(model, ShrinkPlan(remove_inputs=random_inputs(model, 4)))
+    lost = {
+        "encoder.layer.0.attention": {"qkv": range(D_MODEL)},
+        "encoder.layer.1.attention": {"qkv": range(D_MODEL // 2)},
+        "encoder.layer.0.mlp": {"up": [5]},
+        "encoder.layer.1.mlp": {"up": range(D_MODEL)},
+    }
+    shrink_(model, ShrinkPlan(remove_inputs=lost))
     before = anatomy_of(model).structural_sparsity
     inputs = lineage_of(model).plan.remove_inputs
     pruner = attach(model, torch.optim.AdamW(model.parameters(), lr=1e-3), config, 10)

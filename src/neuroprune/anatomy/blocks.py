@@ -93,7 +93,8 @@ class AttentionBlock:
         rows = []
         for projection in (self.q_proj, self.k_proj, self.v_proj):
             weight = projection.weight.detach()
-            per_head = weight.reshape(-1, self.head_dim * weight.shape[1])
+            owned = weight.shape[0] // self.head_dim
+            per_head = weight.reshape(owned, self.head_dim * weight.shape[1])
             if per_head.shape[0] != k:
                 per_head = per_head.repeat_interleave(k // per_head.shape[0], dim=0)
             rows.append(per_head)

@@ -11,8 +11,8 @@ from neuroprune.surgery.inputs import can_gather
 from neuroprune.surgery.neurons import constant_output
 
 # Share of a layer's inputs that must be dead before they are dropped. A product of fewer columns
-# needs its input gathered first: with a tenth dead that is no faster, with a quarter it is 1.2 to
-# 1.3 times as fast (benchmarks/results/gathered_inputs/, docs/design/0005-one-knob.md).
+# needs its input gathered first: with a tenth dead that is hardly faster, with a quarter 1.3
+# times as fast (benchmarks/results/gathered_inputs/, docs/design/0005-one-knob.md).
 LEAST_DEAD_INPUTS = 0.25
 
 
