@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +12,10 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from neuroprune.anatomy import AttentionBlock, anatomy_of
+import neuroprune
+from neuroprune.anatomy import AttentionBlock, AttentionPattern, Family, MLPPattern, anatomy_of
 from neuroprune.anatomy.blocks import input_widths
+from neuroprune.anatomy.registry import _FAMILIES
 from neuroprune.methods import dead_inputs
 from neuroprune.methods.dead_units import LEAST_DEAD_INPUTS
 from neuroprune.plan import PlanError, ShrinkPlan
@@ -129,6 +132,40 @@ def test_heads_that_share_keys_and_values_share_inputs() -> None:
     assert (block.num_heads, block.num_kv_heads) == (4, 2)
     assert all(torch.equal(p.weight, w) for p, w in zip((q, k, v), kept, strict=True))
     assert block.heads().shape == (4, 3 * 8 * 12)
+
+
+def test_a_llama_with_shared_keys_and_values(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A family that is declared by hand: 4 query heads, 2 key/value heads, a gated MLP."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    attention = AttentionPattern(
+        "layers.*.self_attn", "q_proj", "k_proj", "v_proj", "o_proj", head_dim="head_dim"
+    )
+    mlp = MLPPattern("layers.*.mlp", "up_proj", "down_proj", "act_fn", gate="gate_proj")
+    family = Family("llama", (attention,), (mlp,), "num_attention_heads", "intermediate_size")
+    monkeypatch.setitem(_FAMILIES, "llama", family)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=D_MODEL,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=D_FF,
+        vocab_size=60,
+    )
+    model = LlamaForCausalLM(config).eval()
+    assert all(b.num_kv_heads == 2 for b in anatomy_of(model).attentions)
+    silence_inputs_(anatomy_of(model), some_inputs(model))
+    batch = {"input_ids": make_inputs("opt")["input_ids"]}
+    before = logits(model, batch)
+    shrink_(model, dead_inputs(anatomy_of(model)))
+    assert all(input_widths(b) == {"qkv": 21} for b in anatomy_of(model).attentions[:1])
+    torch.testing.assert_close(logits(model, batch), before, rtol=0, atol=1e-5)
+    neuroprune.save_pretrained(model, tmp_path)
+    loaded = neuroprune.from_pretrained(tmp_path)
+    assert torch.equal(logits(loaded, batch), logits(model, batch))
 
 
 @pytest.mark.parametrize("shape", [(5,), (3, 5), (2, 3, 5), (0, 5), (2, 2, 2, 5)])
