@@ -114,11 +114,12 @@ def zero_one_squares(max_heads: int = 7) -> st.SearchStrategy[np.ndarray]:
 
 
 Sizes = dict[str, dict[str, int]]
+GROUP = "qkv"  # the one group of matrices of every block of a toy model
 
 
 @st.composite
 def plans(draw: st.DrawFn, sizes: Sizes) -> ShrinkPlan:
-    """A plan that fits a model with `sizes` = {"heads": {block: n}, "neurons": {block: n}}."""
+    """A plan that fits a model with `sizes` = {"heads", "neurons", "inputs": {block: n}}."""
     remove_heads: dict[str, Any] = {}
     remove_neurons: dict[str, Any] = {}
     merge_heads: dict[str, Any] = {}
@@ -130,7 +131,8 @@ def plans(draw: st.DrawFn, sizes: Sizes) -> ShrinkPlan:
         remove_heads[block] = [i for i in gone if i not in merged or draw(st.booleans())]
     for block, total in sizes["neurons"].items():
         remove_neurons[block] = draw(_subset(total))
-    return ShrinkPlan(remove_heads, remove_neurons, merge_heads)
+    remove_inputs = {b: {GROUP: draw(_subset(total))} for b, total in sizes["inputs"].items()}
+    return ShrinkPlan(remove_heads, remove_neurons, merge_heads, remove_inputs)
 
 
 @st.composite
@@ -139,6 +141,7 @@ def plan_chains(draw: st.DrawFn, length: int) -> tuple[Sizes, tuple[ShrinkPlan, 
     sizes = {
         "heads": {"a": draw(st.integers(1, 6)), "b": draw(st.integers(1, 3))},
         "neurons": {"m": draw(st.integers(1, 6))},
+        "inputs": {"a": draw(st.integers(1, 6)), "m": draw(st.integers(1, 3))},
     }
     chain = []
     left = sizes
@@ -149,6 +152,10 @@ def plan_chains(draw: st.DrawFn, length: int) -> tuple[Sizes, tuple[ShrinkPlan, 
             "heads": {b: n - len(plan.remove_heads.get(b, ())) for b, n in left["heads"].items()},
             "neurons": {
                 b: n - len(plan.remove_neurons.get(b, ())) for b, n in left["neurons"].items()
+            },
+            "inputs": {
+                b: n - len(plan.remove_inputs.get(b, {}).get(GROUP, ()))
+                for b, n in left["inputs"].items()
             },
         }
     return sizes, tuple(chain)

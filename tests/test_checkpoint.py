@@ -12,6 +12,7 @@ import torch
 
 import neuroprune
 from neuroprune.anatomy import anatomy_of
+from neuroprune.anatomy.blocks import input_widths
 from neuroprune.checkpoint import PLAN_FILE, CheckpointError
 from neuroprune.plan import ShrinkPlan
 from neuroprune.surgery import shrink_
@@ -342,3 +343,100 @@ def test_auto_classes_settings_and_parts_of_a_model(tmp_path: Path) -> None:
             got = encoder(input_ids=ids).last_hidden_state
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
         assert {b.split(".")[0] for b in lineage_of(encoder).heads} == {"encoder"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_removed_inputs_round_trip_and_compose(family: str, tmp_path: Path) -> None:
+    """One call to identical outputs, also after a further cut and transformers' own save."""
+    for seed in (4, 5):
+        model = make_model(family)
+        shrink_(model, ShrinkPlan(*random_units(model, seed), remove_inputs=_thirds(model)))
+        neuroprune.save_pretrained(model, tmp_path / "a")
+        loaded = neuroprune.from_pretrained(tmp_path / "a")
+        assert type(loaded) is type(model)
+        assert lineage_of(loaded) == lineage_of(model)
+        inputs = make_inputs(family)
+        assert torch.equal(logits(loaded, inputs), logits(model, inputs))
+        again = ShrinkPlan(*random_units(loaded, seed + 1), remove_inputs=_thirds(loaded))
+        for m in (model, loaded):
+            shrink_(m, again)
+        loaded.save_pretrained(tmp_path / "b")
+        last = neuroprune.from_pretrained(tmp_path / "b")
+        assert torch.equal(logits(last, inputs), logits(model, inputs))
+        assert lineage_of(last) == lineage_of(model)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_stock_config_describes_removed_inputs(family: str, tmp_path: Path) -> None:
+    """Not even of uniform widths: a stock class refuses the weights, and never half-loads them."""
+    model = make_model(family)
+    mlp_only = _mlp_only(model)
+    shrink_(model, ShrinkPlan({}, mlp_only.remove_neurons, remove_inputs=_thirds(model)))
+    neuroprune.save_pretrained(model, tmp_path)
+    assert json.loads((tmp_path / PLAN_FILE).read_text())["stock_layout"] is None
+    with pytest.raises(RuntimeError, match=r"mismatch|per-layer"):
+        type(model).from_pretrained(tmp_path)
+
+
+def test_a_file_of_before_inputs_could_be_removed_loads(tmp_path: Path) -> None:
+    model = make_model("bert")
+    shrink_(model, ShrinkPlan(*random_units(model, 4)))
+    neuroprune.save_pretrained(model, tmp_path)
+    lineage = json.loads((tmp_path / PLAN_FILE).read_text())["lineage"]
+    assert sorted(lineage) == ["format_version", "heads", "model_type", "neurons", "plan"]
+    assert sorted(lineage["plan"]) == ["merge_heads", "remove_heads", "remove_neurons"]
+    loaded = neuroprune.from_pretrained(tmp_path)
+    shrink_(loaded, ShrinkPlan(remove_inputs=_thirds(loaded)))
+    assert lineage_of(loaded).plan.num_inputs == sum(
+        len(columns) for groups in _thirds(model).values() for columns in groups.values()
+    )
+
+
+def test_plans_that_do_not_fit_the_inputs_are_refused(tmp_path: Path) -> None:
+    model = make_model("bert")
+    shrink_(model, ShrinkPlan(remove_inputs=_thirds(model)))
+    neuroprune.save_pretrained(model, tmp_path)
+    name = "encoder.layer.0.mlp"
+    for spoil, message in (
+        (lambda lineage: lineage["inputs"].pop(name), "the block is not there"),
+        (lambda lineage: lineage["inputs"][name].update(up=9), "input 30 of 'up'"),
+        (lambda lineage: lineage["inputs"][name].update(up=-1), "expected a count"),
+        (lambda lineage: lineage["inputs"][name].update(up=64), "other blocks or sizes"),
+        (lambda lineage: lineage.update(inputs=3), "damaged"),
+        (lambda lineage: lineage["plan"]["remove_inputs"][name].update(up=["x"]), "integer"),
+        (lambda lineage: lineage["plan"]["remove_inputs"].update({name: 3}), "expected groups"),
+    ):
+        plan = json.loads((tmp_path / PLAN_FILE).read_text())
+        whole = json.dumps(plan)
+        spoil(plan["lineage"])
+        (tmp_path / PLAN_FILE).write_text(json.dumps(plan))
+        with pytest.raises(CheckpointError, match=message):
+            neuroprune.from_pretrained(tmp_path)
+        (tmp_path / PLAN_FILE).write_text(whole)
+    neuroprune.from_pretrained(tmp_path)
+
+
+def test_a_part_and_another_precision_of_a_model_with_removed_inputs(tmp_path: Path) -> None:
+    from transformers import T5EncoderModel
+
+    t5 = make_model("t5")
+    shrink_(t5, ShrinkPlan(*random_units(t5, 1), remove_inputs=_thirds(t5)))
+    neuroprune.save_pretrained(t5, tmp_path)
+    encoder = neuroprune.from_pretrained(tmp_path, model_class=T5EncoderModel)
+    ids = make_inputs("t5")["input_ids"]
+    with torch.no_grad():
+        expected = t5.encoder(input_ids=ids).last_hidden_state
+        got = encoder(input_ids=ids).last_hidden_state
+    torch.testing.assert_close(got, expected)
+    half = neuroprune.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    inputs = make_inputs("t5")
+    close = {"rtol": 0.1, "atol": 0.1}
+    torch.testing.assert_close(logits(half, inputs).float(), logits(t5, inputs), **close)
+
+
+def _thirds(model: Any) -> dict[str, dict[str, range]]:
+    """Every third input of every group that is left."""
+    return {
+        block.name: {group: range(0, width, 3) for group, width in input_widths(block).items()}
+        for block in anatomy_of(model).blocks()
+    }

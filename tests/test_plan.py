@@ -26,6 +26,7 @@ class ToyModel:
             block: rng.integers(-9, 10, (3, n * HEAD_DIM)) for block, n in sizes["heads"].items()
         }
         self.neurons = {block: list(range(n)) for block, n in sizes["neurons"].items()}
+        self.inputs = {block: list(range(n)) for block, n in sizes["inputs"].items()}
 
     def apply(self, plan: ShrinkPlan) -> ToyModel:
         """Merge, then delete: what reads head i is added to what reads head j, and i goes."""
@@ -42,11 +43,19 @@ class ToyModel:
             self.neurons[block] = [
                 label for i, label in enumerate(self.neurons[block]) if i not in gone
             ]
+        for block, groups in plan.remove_inputs.items():
+            gone = groups[draw.GROUP]
+            self.inputs[block] = [x for i, x in enumerate(self.inputs[block]) if i not in gone]
         return self
 
     def state(self) -> dict[str, Any]:
         w_o = {block: matrix.tolist() for block, matrix in self.w_o.items()}
-        return {"labels": self.labels, "w_o": w_o, "neurons": self.neurons}
+        return {
+            "labels": self.labels,
+            "w_o": w_o,
+            "neurons": self.neurons,
+            "inputs": self.inputs,
+        }
 
 
 # --- composition ---------------------------------------------------------------------------------
@@ -62,6 +71,7 @@ def test_then_equals_one_cut_after_the_other(
     assert at_once.state() == one_by_one.state()
     assert a.then(b).num_heads == a.num_heads + b.num_heads
     assert a.then(b).num_neurons == a.num_neurons + b.num_neurons
+    assert a.then(b).num_inputs == a.num_inputs + b.num_inputs
 
 
 @given(chain=draw.plan_chains(3))
@@ -79,7 +89,8 @@ def test_the_empty_plan_is_neutral(chain: tuple[draw.Sizes, tuple[ShrinkPlan, ..
     nothing = ShrinkPlan()
     assert plan.then(nothing) == plan == nothing.then(plan)
     assert not nothing
-    assert bool(plan) == bool(plan.num_heads + plan.num_neurons)
+    assert bool(plan) == bool(plan.num_heads + plan.num_neurons + plan.num_inputs)
+    assert bool(plan.blocks()) == bool(plan)
 
 
 def test_then_leaves_both_plans_alone() -> None:
@@ -214,7 +225,14 @@ def test_damaged_values_are_refused(bad: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "plan", [{"remove_heads": {"x": 3}}, {"remove_neurons": {"m": 3}}, {"merge_heads": {"x": [1]}}]
+    "plan",
+    [
+        {"remove_heads": {"x": 3}},
+        {"remove_neurons": {"m": 3}},
+        {"merge_heads": {"x": [1]}},
+        {"remove_inputs": {"x": [1]}},
+        {"remove_inputs": {"x": {"qkv": 1}}},
+    ],
 )
 def test_a_bare_index_instead_of_a_list_is_refused(plan: dict[str, Any]) -> None:
     with pytest.raises(PlanError):
@@ -229,13 +247,15 @@ def test_lineage_names_the_dense_units_that_are_left(
     chain: tuple[draw.Sizes, tuple[ShrinkPlan, ...]],
 ) -> None:
     sizes, cuts = chain
-    lineage = Lineage("toy", sizes["heads"], sizes["neurons"])
+    inputs = {b: {draw.GROUP: n} for b, n in sizes["inputs"].items()}
+    lineage = Lineage("toy", sizes["heads"], sizes["neurons"], inputs=inputs)
     toy = ToyModel(sizes)
     for plan in cuts:
         lineage = lineage.then(plan)
         toy.apply(plan)
         assert {b: list(lineage.kept_heads(b)) for b in sizes["heads"]} == toy.labels
         assert {b: list(lineage.kept_neurons(b)) for b in sizes["neurons"]} == toy.neurons
+        assert {b: list(lineage.kept_inputs(b, draw.GROUP)) for b in inputs} == toy.inputs
     assert ToyModel(sizes).apply(lineage.plan).state() == toy.state()  # replay on load
     read = Lineage.from_dict(json.loads(json.dumps(lineage.to_dict())))
     assert read == lineage
@@ -250,11 +270,14 @@ def test_lineage_names_the_dense_units_that_are_left(
         (ShrinkPlan({"a": [4]}), r"removes unit 4 of 'a', which has 4 .*made for another model"),
         (ShrinkPlan(None, {"m": [0, 9]}), r"removes unit 9 of 'm', which has 8"),
         (ShrinkPlan(merge_heads={"a": {0: 4}}), r"merges into head 4 of 'a', which has 4 .*model"),
+        (ShrinkPlan(remove_inputs={"b": {"q": [0]}}), r"inputs 'q' of 'b'.*block is not there"),
+        (ShrinkPlan(remove_inputs={"a": {"kv": [0]}}), r"inputs 'kv' of 'a'.*groups: 'qkv'"),
+        (ShrinkPlan(remove_inputs={"a": {"qkv": [6]}}), r"input 6 of 'qkv' of 'a', which reads 6"),
     ],
 )
 def test_a_plan_that_does_not_fit_is_refused(plan: ShrinkPlan, message: str) -> None:
     with pytest.raises(PlanError, match=message):
-        Lineage("toy", {"a": 4, "b": 2}, {"m": 8}, plan)
+        Lineage("toy", {"a": 4, "b": 2}, {"m": 8}, plan, {"a": {"qkv": 6}})
 
 
 def test_a_later_plan_counts_the_units_that_are_left() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from neuroprune.anatomy import Anatomy, anatomy_of
+from neuroprune.anatomy.blocks import input_widths
 from neuroprune.plan import Lineage
 
 D_MODEL, HEADS, D_FF, LAYERS, VOCAB, HEAD_DIM = 32, 4, 24, 2, 60, 8
@@ -184,3 +186,26 @@ def unit_counts(model: nn.Module) -> tuple[dict[str, int], dict[str, int]]:
 def lineage_of(model: nn.Module) -> Lineage:
     """Where the units of a model came from."""
     return anatomy_of(model).lineage
+
+
+Inputs = dict[str, dict[str, list[int]]]
+
+
+def random_inputs(model: nn.Module, seed: int) -> Inputs:
+    """Random input dimensions per block and group; none and all of a group are likely."""
+    draw, chosen = random.Random(seed), {}
+    for block in anatomy_of(model).blocks():
+        chosen[block.name] = {
+            group: draw.sample(range(width), draw.choice([0, 1, width // 2, width]))
+            for group, width in input_widths(block).items()
+        }
+    return chosen
+
+
+@torch.no_grad()
+def silence_inputs_(anatomy: Anatomy, inputs: Inputs) -> None:
+    """Mask input dimensions: zero the columns that read them."""
+    for block in anatomy.blocks():
+        for group, layers in block.readers().items():
+            for layer in layers:
+                layer.weight[:, inputs.get(block.name, {}).get(group, [])] = 0

@@ -11,32 +11,19 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from neuroprune.indices import (
+    PlanError,
+    frozen,
+    kept,
+    read_count,
+    read_groups,
+    read_indices,
+    to_earlier,
+)
+
 FORMAT_VERSION = 1
 
-
-class PlanError(ValueError):
-    """A plan contradicts itself or does not fit the model it is applied to."""
-
-
-def _indices(block: str, what: str, values: Iterable[int]) -> tuple[int, ...]:
-    out = []
-    if hasattr(
-        values, "tolist"
-    ):  # an array: its dtype decides, so that a mask is not read as indices
-        values = values.tolist()
-    if isinstance(values, str | Mapping) or not isinstance(values, Iterable):
-        raise PlanError(f"{what}[{block!r}]: expected a list of indices, got {values!r}.")
-    for value in values:
-        if isinstance(value, bool) or not hasattr(value, "__index__"):
-            raise PlanError(f"{what}[{block!r}]: expected integer indices, got {value!r}.")
-        index = value.__index__()
-        if index < 0:
-            raise PlanError(
-                f"{what}[{block!r}]: index {index} is negative. Count units from 0, as "
-                "`neuroprune inspect` lists them."
-            )
-        out.append(index)
-    return tuple(sorted(set(out)))
+__all__ = ["FORMAT_VERSION", "Lineage", "PlanError", "ShrinkPlan"]
 
 
 def _merges(block: str, mapping: Any, removed: tuple[int, ...]) -> Mapping[int, int]:
@@ -44,7 +31,7 @@ def _merges(block: str, mapping: Any, removed: tuple[int, ...]) -> Mapping[int, 
         raise PlanError(
             f"merge_heads[{block!r}]: expected {{removed: surviving}}, got {mapping!r}."
         )
-    _indices(block, "merge_heads", [*mapping.keys(), *mapping.values()])
+    read_indices(f"merge_heads[{block!r}]", [*mapping.keys(), *mapping.values()])
     for i, j in mapping.items():
         if j in removed or j in mapping:
             raise PlanError(
@@ -54,19 +41,9 @@ def _merges(block: str, mapping: Any, removed: tuple[int, ...]) -> Mapping[int, 
     return MappingProxyType({int(i): int(mapping[i]) for i in sorted(mapping)})
 
 
-def _frozen(mapping: Mapping[str, Any]) -> Mapping[str, Any]:
-    return MappingProxyType(dict(sorted(mapping.items(), key=lambda item: _natural(item[0]))))
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Sort key that puts layer 2 before layer 10."""
-    parts = str(name).split(".")
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
-
-
 @dataclass(frozen=True, init=False, eq=False)
 class ShrinkPlan:
-    """Heads and neurons to remove, and heads to merge into others, in one cut.
+    """Heads, neurons and input dimensions to remove, and heads to merge into others, in one cut.
 
     Indices count the units of the model *as it stands*. The keys of `merge_heads` are removed too:
     before head i goes, what reads it (its columns of the output projection) is added to what
@@ -76,6 +53,9 @@ class ShrinkPlan:
         remove_heads: block name -> head indices.
         remove_neurons: block name -> neuron indices.
         merge_heads: block name -> {removed head i: surviving head j}.
+        remove_inputs: block name -> group of its matrices -> input dimensions that they stop
+            reading, counted among those they read. The groups of an attention are "qkv", or "q" and
+            "kv" where it is cross-attention; that of an MLP is "up" (the gate included).
 
     Raises:
         PlanError: a negative or non-integer index, a head merged into itself or into a head that
@@ -92,33 +72,44 @@ class ShrinkPlan:
     remove_heads: Mapping[str, tuple[int, ...]]
     remove_neurons: Mapping[str, tuple[int, ...]]
     merge_heads: Mapping[str, Mapping[int, int]]
+    remove_inputs: Mapping[str, Mapping[str, tuple[int, ...]]]
 
     def __init__(
         self,
         remove_heads: Mapping[str, Iterable[int]] | None = None,
         remove_neurons: Mapping[str, Iterable[int]] | None = None,
         merge_heads: Mapping[str, Mapping[int, int]] | None = None,
+        remove_inputs: Mapping[str, Mapping[str, Iterable[int]]] | None = None,
     ) -> None:
         for what, given in (
             ("remove_heads", remove_heads),
             ("remove_neurons", remove_neurons),
             ("merge_heads", merge_heads),
+            ("remove_inputs", remove_inputs),
         ):
             if given is not None and not isinstance(given, Mapping):
                 raise PlanError(f"{what}: expected block names -> units, got {given!r}.")
-        heads = {b: _indices(b, "remove_heads", v) for b, v in (remove_heads or {}).items()}
-        neurons = {b: _indices(b, "remove_neurons", v) for b, v in (remove_neurons or {}).items()}
+        heads = {
+            b: read_indices(f"remove_heads[{b!r}]", v) for b, v in (remove_heads or {}).items()
+        }
+        neurons = {
+            b: read_indices(f"remove_neurons[{b!r}]", v) for b, v in (remove_neurons or {}).items()
+        }
         merges: dict[str, Mapping[int, int]] = {}
         for block, mapping in (merge_heads or {}).items():
             merges[block] = _merges(block, mapping, heads.get(block, ()))
             heads[block] = tuple(sorted({*heads.get(block, ()), *merges[block]}))
         merges = {b: m for b, m in merges.items() if m}
-        object.__setattr__(self, "remove_heads", _frozen({b: v for b, v in heads.items() if v}))
-        object.__setattr__(self, "remove_neurons", _frozen({b: v for b, v in neurons.items() if v}))
-        object.__setattr__(self, "merge_heads", _frozen(merges))
+        inputs = {
+            b: read_groups(f"remove_inputs[{b!r}]", g) for b, g in (remove_inputs or {}).items()
+        }
+        object.__setattr__(self, "remove_heads", frozen({b: v for b, v in heads.items() if v}))
+        object.__setattr__(self, "remove_neurons", frozen({b: v for b, v in neurons.items() if v}))
+        object.__setattr__(self, "merge_heads", frozen(merges))
+        object.__setattr__(self, "remove_inputs", frozen({b: g for b, g in inputs.items() if g}))
 
     def __bool__(self) -> bool:
-        return bool(self.remove_heads or self.remove_neurons)
+        return bool(self.remove_heads or self.remove_neurons or self.remove_inputs)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ShrinkPlan) and self.to_dict() == other.to_dict()
@@ -139,9 +130,14 @@ class ShrinkPlan:
         """Number of MLP neurons this plan removes."""
         return sum(map(len, self.remove_neurons.values()))
 
+    @property
+    def num_inputs(self) -> int:
+        """Number of input dimensions this plan removes, those of every group counted."""
+        return sum(len(v) for groups in self.remove_inputs.values() for v in groups.values())
+
     def blocks(self) -> set[str]:
         """Names of the blocks this plan touches."""
-        return set(self.remove_heads) | set(self.remove_neurons)
+        return set(self.remove_heads) | set(self.remove_neurons) | set(self.remove_inputs)
 
     def then(self, later: ShrinkPlan) -> ShrinkPlan:
         """The one plan equal to applying this plan and then `later` to what is left.
@@ -155,15 +151,15 @@ class ShrinkPlan:
         merges: dict[str, dict[int, int]] = {b: dict(m) for b, m in self.merge_heads.items()}
         for block, indices in later.remove_neurons.items():
             gone = self.remove_neurons.get(block, ())
-            neurons[block] = [*gone, *_to_earlier(gone, indices)]
+            neurons[block] = [*gone, *to_earlier(gone, indices)]
         for block, indices in later.remove_heads.items():
             gone = self.remove_heads.get(block, ())
-            removed = _to_earlier(gone, indices)
+            removed = to_earlier(gone, indices)
             later_merges = later.merge_heads.get(block, {})
             target = dict(
                 zip(
-                    _to_earlier(gone, later_merges),
-                    _to_earlier(gone, later_merges.values()),
+                    to_earlier(gone, later_merges),
+                    to_earlier(gone, later_merges.values()),
                     strict=True,
                 )
             )
@@ -175,17 +171,31 @@ class ShrinkPlan:
                     resolved[i] = j
             merges[block] = resolved | target
             heads[block] = [*gone, *removed]
-        return ShrinkPlan(heads, neurons, merges)
+        inputs = {
+            b: {g: list(v) for g, v in groups.items()} for b, groups in self.remove_inputs.items()
+        }
+        for block, groups in later.remove_inputs.items():
+            mine = inputs.setdefault(block, {})
+            for group, indices in groups.items():
+                gone = tuple(mine.get(group, ()))
+                mine[group] = [*gone, *to_earlier(gone, indices)]
+        return ShrinkPlan(heads, neurons, merges, inputs)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form; `from_dict` reads it back."""
-        return {
+        """JSON-ready form; `from_dict` reads it back. No inputs to remove: no entry for them."""
+        plan: dict[str, Any] = {
             "remove_heads": {b: list(v) for b, v in self.remove_heads.items()},
             "remove_neurons": {b: list(v) for b, v in self.remove_neurons.items()},
             "merge_heads": {
                 b: {str(i): j for i, j in m.items()} for b, m in self.merge_heads.items()
             },
         }
+        if self.remove_inputs:
+            plan["remove_inputs"] = {
+                b: {g: list(v) for g, v in groups.items()}
+                for b, groups in self.remove_inputs.items()
+            }
+        return plan
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ShrinkPlan:
@@ -195,9 +205,11 @@ class ShrinkPlan:
             PlanError: a key is missing, unknown or of the wrong kind.
         """
         expected = {"remove_heads", "remove_neurons", "merge_heads"}
-        if not isinstance(data, Mapping) or set(data) != expected:
+        if not isinstance(data, Mapping) or set(data) - {"remove_inputs"} != expected:
             got = sorted(data) if isinstance(data, Mapping) else type(data).__name__
-            raise PlanError(f"a plan has the keys {sorted(expected)}; got {got}.")
+            raise PlanError(
+                f"a plan has the keys {sorted(expected)} and may have 'remove_inputs'; got {got}."
+            )
         try:  # JSON has string keys only
             merges = {b: {int(i): j for i, j in m.items()} for b, m in data["merge_heads"].items()}
         except (AttributeError, TypeError, ValueError) as error:
@@ -206,21 +218,7 @@ class ShrinkPlan:
             ) from error
         if None in data.values():
             raise PlanError("a plan maps block names to indices; got null.")
-        return cls(data["remove_heads"], data["remove_neurons"], merges)
-
-
-def _to_earlier(gone: Iterable[int], indices: Iterable[int]) -> list[int]:
-    """Positions among the survivors of `gone` -> positions before `gone` was removed."""
-    gone = sorted(gone)
-    out = []
-    for index in indices:
-        earlier = index
-        for removed in gone:
-            if removed > earlier:
-                break
-            earlier += 1
-        out.append(earlier)
-    return out
+        return cls(data["remove_heads"], data["remove_neurons"], merges, data.get("remove_inputs"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,24 +230,28 @@ class Lineage:
         heads: attention block name -> number of heads of the dense model.
         neurons: MLP block name -> number of neurons of the dense model.
         plan: all cuts so far as one plan, counting the dense model's units.
+        inputs: block name -> group of its matrices -> input dimensions the dense model reads. Saved
+            only where the plan removes some; a file without it is of a model that reads them all.
 
     Raises:
-        PlanError: the plan names a unit that the dense model does not have.
+        PlanError: the plan names a unit or an input that the dense model does not have.
     """
 
     model_type: str
     heads: Mapping[str, int]
     neurons: Mapping[str, int]
     plan: ShrinkPlan = field(default_factory=ShrinkPlan)
+    inputs: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "heads", _frozen(self.heads))
-        object.__setattr__(self, "neurons", _frozen(self.neurons))
+        object.__setattr__(self, "heads", frozen(self.heads))
+        object.__setattr__(self, "neurons", frozen(self.neurons))
+        object.__setattr__(self, "inputs", frozen({b: frozen(g) for b, g in self.inputs.items()}))
         for block, total in (*self.heads.items(), *self.neurons.items()):
-            if isinstance(total, bool) or not isinstance(total, int) or total < 0:
-                raise PlanError(
-                    f"the lineage is damaged: {block!r} has {total!r} units; expected a count >= 0."
-                )
+            read_count(repr(block), total)
+        for block, groups in self.inputs.items():
+            for group, width in groups.items():
+                read_count(f"the input {group!r} of {block!r}", width)
         for what, totals, removed in (
             ("attention", self.heads, self.plan.remove_heads),
             ("MLP", self.neurons, self.plan.remove_neurons),
@@ -271,6 +273,23 @@ class Lineage:
                     f"the plan merges into head {max(merges.values())} of {block!r}, which has "
                     f"{self.heads[block]} (counted from 0). Was it made for another model?"
                 )
+        for block, removed_inputs in self.plan.remove_inputs.items():
+            for group, indices in removed_inputs.items():
+                self._check_inputs(block, group, indices[-1])
+
+    def _check_inputs(self, block: str, group: str, last: int) -> None:
+        widths = self.inputs.get(block, {})
+        if group not in widths:
+            groups = ", ".join(map(repr, widths)) or "none; the block is not there"
+            raise PlanError(
+                f"the plan removes inputs {group!r} of {block!r}, which this {self.model_type} "
+                f"model does not have. The block's groups: {groups}."
+            )
+        if last >= widths[group]:
+            raise PlanError(
+                f"the plan removes input {last} of {group!r} of {block!r}, which reads "
+                f"{widths[group]} (counted from 0). Was it made for another model?"
+            )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Lineage) and self.to_dict() == other.to_dict()
@@ -283,11 +302,20 @@ class Lineage:
 
     def kept_heads(self, block: str) -> tuple[int, ...]:
         """Dense indices of the heads that are left in `block`."""
-        return _kept(self.heads[block], self.plan.remove_heads.get(block, ()))
+        return kept(self.heads[block], self.plan.remove_heads.get(block, ()))
 
     def kept_neurons(self, block: str) -> tuple[int, ...]:
         """Dense indices of the neurons that are left in `block`."""
-        return _kept(self.neurons[block], self.plan.remove_neurons.get(block, ()))
+        return kept(self.neurons[block], self.plan.remove_neurons.get(block, ()))
+
+    def kept_inputs(self, block: str, group: str) -> tuple[int, ...]:
+        """Dense indices of the input dimensions that a group of matrices of `block` still reads."""
+        removed = self.plan.remove_inputs.get(block, {}).get(group, ())
+        return kept(self.inputs[block][group], removed)
+
+    def removed_inputs(self, block: str, group: str) -> int:
+        """How many input dimensions a group of matrices of `block` no longer reads."""
+        return len(self.plan.remove_inputs.get(block, {}).get(group, ()))
 
     def restricted_to(self, blocks: Iterable[str]) -> Lineage:
         """The lineage of a part of the model, such as the encoder alone.
@@ -304,8 +332,10 @@ class Lineage:
             among(self.plan.remove_heads),
             among(self.plan.remove_neurons),
             among(self.plan.merge_heads),
+            among(self.plan.remove_inputs),
         )
-        return Lineage(self.model_type, among(self.heads), among(self.neurons), plan)
+        heads, neurons, inputs = map(among, (self.heads, self.neurons, self.inputs))
+        return Lineage(self.model_type, heads, neurons, plan, inputs)
 
     def then(self, plan: ShrinkPlan) -> Lineage:
         """The lineage after `plan`, which counts the units left so far."""
@@ -314,18 +344,26 @@ class Lineage:
             {b: len(self.kept_heads(b)) for b in self.heads},
             {b: len(self.kept_neurons(b)) for b in self.neurons},
             plan,
+            {
+                b: {g: len(self.kept_inputs(b, g)) for g in groups}
+                for b, groups in self.inputs.items()
+            },
         )  # raises where the plan does not fit the model as it stands
-        return Lineage(self.model_type, self.heads, self.neurons, self.plan.then(now.plan))
+        after = self.plan.then(now.plan)
+        return Lineage(self.model_type, self.heads, self.neurons, after, self.inputs)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form; `from_dict` reads it back."""
-        return {
+        lineage: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
             "model_type": self.model_type,
             "heads": dict(self.heads),
             "neurons": dict(self.neurons),
             "plan": self.plan.to_dict(),
         }
+        if self.plan.remove_inputs:
+            lineage["inputs"] = {block: dict(groups) for block, groups in self.inputs.items()}
+        return lineage
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Lineage:
@@ -346,11 +384,7 @@ class Lineage:
                 data["heads"],
                 data["neurons"],
                 ShrinkPlan.from_dict(data["plan"]),
+                data.get("inputs", {}),
             )
         except (KeyError, AttributeError, TypeError) as error:
             raise PlanError(f"the plan is damaged: {error!r}.") from error
-
-
-def _kept(total: int, removed: Iterable[int]) -> tuple[int, ...]:
-    gone = set(removed)
-    return tuple(i for i in range(total) if i not in gone)

@@ -17,7 +17,7 @@ from neuroprune.config import CoFi, Config, ConfigError, NeuroPrune
 from neuroprune.distillation import Distillation, teacher_for
 from neuroprune.layer_distillation import distillation_for
 from neuroprune.learning_rates import LearningRates
-from neuroprune.methods import Method, dead_units, method_for
+from neuroprune.methods import Method, dead_inputs, dead_units, method_for
 from neuroprune.plan import ShrinkPlan
 from neuroprune.snapshots import Evaluate, Snapshots
 from neuroprune.surgery import adopt_, shrink_, unwrap_optimizer
@@ -217,7 +217,7 @@ class Pruner:
         return plan
 
     def finish(self) -> ShrinkPlan:
-        """End of training: last cut, small weights to zero, dead units removed, hooks gone.
+        """End of training: last cut, small weights to zero, what is dead removed, hooks gone.
 
         The method chooses once more only if steps were taken since the last `prune()`.
 
@@ -233,6 +233,7 @@ class Pruner:
         self.method.zero_small_(self.anatomy, self._step_sizes().get)
         if self.method.removes_dead_units:
             self._cut(dead_units(self.anatomy))
+            self._cut(dead_inputs(self.anatomy))
         self.reached = self.method.reached(self.anatomy)
         self.detach()
         if self.snapshots is not None:

@@ -168,7 +168,12 @@ def test_shrink_without_a_plan_keeps_the_outputs(trained: Path, work: Path) -> N
         mlp.down_proj.weight[:, [3, 7]] = 0.0
     neuroprune.save_pretrained(model, work / "zeroed")
     text = invoke("shrink", "zeroed", "--out", "small").stdout
-    assert "removed 0 heads and 2 neurons" in text
+    assert "removed 0 heads and 2 neurons; " in text
+    with torch.no_grad():
+        mlp.up_proj.weight[:, ::2] = 0.0
+    neuroprune.save_pretrained(model, work / "zeroed")
+    text = invoke("shrink", "zeroed", "--out", "small").stdout
+    assert f"removed 0 heads and 2 neurons and {mlp.up_proj.in_features // 2} inputs; " in text
     small = neuroprune.from_pretrained(work / "small").eval()
     ids = torch.tensor([[2, 5, 6, 7, 3]])
     with torch.no_grad():

@@ -198,3 +198,11 @@ def test_a_similarity_of_other_values_is_refused(value: float) -> None:
 def test_a_map_whose_targets_do_not_stay_is_refused(dominating: list[int]) -> None:
     with pytest.raises(ValueError, match=r"does not stay.* symmetric, reflexive"):
         redundancy.merge_map(torch.tensor(dominating))
+
+
+def test_heads_without_weights_are_alike() -> None:
+    """All inputs of a layer may be dead and dropped; the reference's loop finds no difference."""
+    similar = redundancy.similarity_matrix(torch.zeros(3, 0), 0.0)
+    assert similar.all()
+    assert similar.shape == (3, 3)
+    assert (paper.similarity_matrix([np.zeros((2, 0))] * 3, 0.0) == 1).all()

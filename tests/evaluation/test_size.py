@@ -9,7 +9,8 @@ import torch
 import neuroprune
 from neuroprune import ShrinkPlan, anatomy_of, shrink_
 from neuroprune.evaluation import bytes_on_disk, count_flops, sample_inputs, size_report
-from tests.zoo import FAMILIES, make_inputs, make_model
+from tests.surgery.test_shrink import random_units
+from tests.zoo import FAMILIES, make_inputs, make_model, random_inputs
 
 
 def cut(model):
@@ -39,6 +40,19 @@ def test_parameters_and_sparsities_of_a_cut_model(family):
     assert after.structural_sparsity == pytest.approx(gone / before.dense_weights)
     assert after.weight_sparsity == after.structural_sparsity
     assert after.dense_weights - after.kept_weights == gone
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("seed", [4, 5])
+def test_the_dense_model_is_remembered_where_inputs_and_units_went(family, seed):
+    model = make_model(family)
+    before = size_report(model)
+    shrink_(model, ShrinkPlan(*random_units(model, seed), remove_inputs=random_inputs(model, seed)))
+    after = size_report(model, make_inputs(family))
+    assert after.dense_parameters == before.dense_parameters
+    assert after.dense_weights == before.dense_weights
+    assert 0 < after.structural_sparsity == after.weight_sparsity
+    assert after.parameters == sum(p.numel() for p in set_of(model)) < before.parameters
 
 
 def set_of(model):

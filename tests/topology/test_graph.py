@@ -9,11 +9,11 @@ from neuroprune.anatomy import anatomy_of
 from neuroprune.config import ConfigError
 from neuroprune.plan import ShrinkPlan
 from neuroprune.surgery import shrink_
-from neuroprune.topology.graph import graph_report
+from neuroprune.topology.graph import GraphSettings, graph_report
 from neuroprune.topology.networks import Network, modularity
 from neuroprune.topology.reading import reading
 from neuroprune.topology.structure import structure
-from tests.zoo import FAMILIES, make_model
+from tests.zoo import FAMILIES, make_model, random_inputs, silence_inputs_
 
 pytest.importorskip("networkx")
 pytest.importorskip("powerlaw")
@@ -47,6 +47,19 @@ def test_the_report_of_masked_and_shrunk_is_the_same() -> None:
     masked = graph_report(anatomy_of(_without_half_the_neurons(make_model("bert"), shrink=False)))
     shrunk = graph_report(anatomy_of(_without_half_the_neurons(make_model("bert"), shrink=True)))
     assert masked.to_dict() == shrunk.to_dict()
+
+
+@pytest.mark.parametrize("family", ["bert-cross", "t5-gated"])
+def test_masked_and_shrunk_inputs_have_the_same_structure_and_report(family: str) -> None:
+    masked, shrunk = make_model(family), make_model(family)
+    inputs = random_inputs(masked, 6)
+    silence_inputs_(anatomy_of(masked), inputs)
+    shrink_(shrunk, ShrinkPlan(remove_inputs=inputs))
+    before, after = (structure(anatomy_of(model)) for model in (masked, shrunk))
+    assert before == after
+    fast = GraphSettings(sources=8, twins=1)
+    before, after = (graph_report(anatomy_of(m), settings=fast) for m in (masked, shrunk))
+    assert before.to_dict() == after.to_dict()
 
 
 def test_a_change_is_read_and_no_change_is_not() -> None:

@@ -9,7 +9,15 @@ from neuroprune.anatomy import anatomy_of
 from neuroprune.plan import ShrinkPlan
 from neuroprune.surgery import shrink_
 from neuroprune.topology.sparsity import inspect_blocks, sparsity
-from tests.zoo import D_FF, D_MODEL, FAMILIES, HEADS, make_model
+from tests.zoo import (
+    D_FF,
+    D_MODEL,
+    FAMILIES,
+    HEADS,
+    make_model,
+    random_inputs,
+    silence_inputs_,
+)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -41,6 +49,27 @@ def test_both_sparsities_have_the_dense_denominator(family: str) -> None:
     assert report.weight_sparsity == pytest.approx((gone + 3 * D_MODEL) / dense)
     assert sparsity(anatomy, 1e-4).zero_weights == 4 * D_MODEL
     assert report.to_dict()["weight_sparsity"] == report.weight_sparsity
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_removed_inputs_count_as_removed_weights(family: str) -> None:
+    """Of units that are left and of units that went, before and after the inputs."""
+    model = make_model(family)
+    dense = anatomy_of(model).dense_weights
+    silence_inputs_(anatomy_of(model), random_inputs(model, 6))
+    masked = sparsity(anatomy_of(model))
+    shrink_(model, ShrinkPlan(remove_inputs=random_inputs(model, 6)))
+    shrunk = sparsity(anatomy_of(model))
+    assert shrunk.dense_weights == dense
+    assert shrunk.weight_sparsity == masked.weight_sparsity
+    assert shrunk.kept_weights == dense - masked.zero_weights
+    assert shrunk.zero_weights == 0
+    first = anatomy_of(model).attentions[0].name
+    shrink_(model, ShrinkPlan({first: range(HEADS)}, {anatomy_of(model).mlps[0].name: [0, 1]}))
+    assert anatomy_of(model).dense_weights == dense
+    blocks = inspect_blocks(anatomy_of(model))
+    assert sum(b.sparsity.dense_weights for b in blocks) == dense
+    assert sum(b.sparsity.kept_weights for b in blocks) == anatomy_of(model).kept_weights
 
 
 @pytest.mark.parametrize("family", FAMILIES)

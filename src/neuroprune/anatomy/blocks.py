@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from neuroprune.anatomy.patterns import AnatomyError
 from neuroprune.plan import Lineage
 
 
@@ -53,7 +54,10 @@ class AttentionBlock:
 
     @property
     def weights_per_head(self) -> int:
-        """Weights (no biases) that go with one head: its q, k, v rows and W_O columns."""
+        """Weights (no biases) that go with one head: its q, k, v rows and W_O columns.
+
+        Of the matrices as they stand: rows of inputs that were removed are shorter.
+        """
         projections = (self.q_proj, self.k_proj, self.v_proj)
         fan_in = sum(p.weight.shape[1] for p in projections)
         return self.head_dim * (fan_in + self.o_proj.weight.shape[0])
@@ -73,8 +77,12 @@ class AttentionBlock:
         (a view), they are the parts of A = [Q, K, V] that `attention_penalty` takes; they are not
         concatenated, which would copy them.
         """
-        q, k, v = (p.weight for p in (self.q_proj, self.k_proj, self.v_proj))
-        return ((q,), (k, v)) if self.is_cross else ((q, k, v),)
+        return tuple(tuple(p.weight for p in group) for group in self.readers().values())
+
+    def readers(self) -> dict[str, tuple[nn.Linear, ...]]:
+        """The layers of each input group, by the group's name in a plan."""
+        q, k, v = self.q_proj, self.k_proj, self.v_proj
+        return {"q": (q,), "kv": (k, v)} if self.is_cross else {"qkv": (q, k, v)}
 
     def heads(self) -> Tensor:
         """Weight blocks A_H = [Q_H, K_H, V_H], one flattened row per head, shape (k, features).
@@ -85,7 +93,8 @@ class AttentionBlock:
         rows = []
         for projection in (self.q_proj, self.k_proj, self.v_proj):
             weight = projection.weight.detach()
-            per_head = weight.reshape(-1, self.head_dim * weight.shape[1])
+            owned = weight.shape[0] // self.head_dim
+            per_head = weight.reshape(owned, self.head_dim * weight.shape[1])
             if per_head.shape[0] != k:
                 per_head = per_head.repeat_interleave(k // per_head.shape[0], dim=0)
             rows.append(per_head)
@@ -119,12 +128,19 @@ class MLPBlock:
 
     @property
     def weights_per_neuron(self) -> int:
-        """Weights (no biases) that go with one neuron: its rows of up and gate, column of down."""
+        """Weights (no biases) that go with one neuron: its rows of up and gate, column of down.
+
+        Of the matrices as they stand: rows of inputs that were removed are shorter.
+        """
         return sum(p.weight.shape[1] for p in self.fan_in()) + self.down_proj.weight.shape[0]
 
     def fan_in(self) -> tuple[nn.Linear, ...]:
         """The layers whose row n feeds neuron n: up, and gate where there is one."""
         return (self.up_proj,) if self.gate_proj is None else (self.up_proj, self.gate_proj)
+
+    def readers(self) -> dict[str, tuple[nn.Linear, ...]]:
+        """The layers of the one input group, by its name in a plan."""
+        return {"up": self.fan_in()}
 
     def matrices(self) -> tuple[Tensor, ...]:
         """The weights of up, gate (if any) and down."""
@@ -133,6 +149,27 @@ class MLPBlock:
     def linears(self) -> tuple[nn.Linear, ...]:
         """The layers up, gate (if any) and down."""
         return (*self.fan_in(), self.down_proj)
+
+
+def input_widths(block: AttentionBlock | MLPBlock) -> dict[str, int]:
+    """Input dimensions that each group of a block's matrices reads, read off the weights.
+
+    Args:
+        block: the block.
+
+    Raises:
+        AnatomyError: matrices of one group read different numbers of them.
+    """
+    widths = {}
+    for group, layers in block.readers().items():
+        found = {layer.weight.shape[1] for layer in layers}
+        if len(found) != 1:
+            raise AnatomyError(
+                f"the layers {group!r} of {block.name!r} share their input, but their weights have "
+                f"{sorted(found)} columns. Was one of them changed by hand?"
+            )
+        widths[group] = found.pop()
+    return widths
 
 
 @dataclass(frozen=True)
@@ -183,6 +220,19 @@ class Anatomy:
     @property
     def dense_weights(self) -> int:
         """Prunable weights of the dense model: the denominator of both sparsities."""
-        heads = sum(self.lineage.heads[b.name] * b.weights_per_head for b in self.attentions)
-        neurons = sum(self.lineage.neurons[b.name] * b.weights_per_neuron for b in self.mlps)
-        return heads + neurons
+        return sum(self.dense_weights_of(block) for block in self.blocks())
+
+    def dense_weights_of(self, block: AttentionBlock | MLPBlock) -> int:
+        """Prunable weights of one block of the dense model.
+
+        Args:
+            block: the block as it stands.
+        """
+        removed = sum(
+            self.lineage.removed_inputs(block.name, group) * len(layers)
+            for group, layers in block.readers().items()
+        )
+        if isinstance(block, AttentionBlock):
+            per_head = block.weights_per_head + block.head_dim * removed
+            return self.lineage.heads[block.name] * per_head
+        return self.lineage.neurons[block.name] * (block.weights_per_neuron + removed)

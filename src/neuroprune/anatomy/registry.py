@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
-from neuroprune.anatomy.blocks import Anatomy, AttentionBlock, MLPBlock
+from neuroprune.anatomy.blocks import Anatomy, AttentionBlock, MLPBlock, input_widths
 from neuroprune.anatomy.patterns import (
     AnatomyError,
     AttentionPattern,
@@ -183,14 +184,21 @@ def _lineage(
     """The lineage that the config carries, or that of a model nothing was cut from yet."""
     heads = {b.name: b.num_heads for b in attentions}
     neurons = {b.name: b.d_ff for b in mlps}
+    inputs = {b.name: input_widths(b) for b in attentions} | {b.name: input_widths(b) for b in mlps}
     config: Any = root.config
     stored = getattr(config, "neuroprune", None)
     if stored is None:
-        return Lineage(config.model_type, heads, neurons)
+        return Lineage(config.model_type, heads, neurons, inputs=inputs)
     lineage = Lineage.from_dict(stored)
+    if not lineage.inputs:  # saved only where some were removed
+        lineage = replace(lineage, inputs=inputs)
     kept_heads = {name: len(lineage.kept_heads(name)) for name in lineage.heads}
     kept_neurons = {name: len(lineage.kept_neurons(name)) for name in lineage.neurons}
-    if kept_heads != heads or kept_neurons != neurons:
+    kept_inputs = {
+        name: {group: len(lineage.kept_inputs(name, group)) for group in groups}
+        for name, groups in lineage.inputs.items()
+    }
+    if (kept_heads, kept_neurons, kept_inputs) != (heads, neurons, inputs):
         raise AnatomyError(
             "the model's config carries the plan of a model with other shapes. Load a pruned model "
             "with neuroprune.from_pretrained, and do not build a dense model from its config."

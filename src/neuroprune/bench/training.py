@@ -70,8 +70,10 @@ class TrainingResult:
             "last_loss": self.last_loss,
         }
         if self.removed is not None:
-            out["removed_heads"] = sum(len(v) for v in self.removed.remove_heads.values())
-            out["removed_neurons"] = sum(len(v) for v in self.removed.remove_neurons.values())
+            out["removed_heads"] = self.removed.num_heads
+            out["removed_neurons"] = self.removed.num_neurons
+            if self.removed.num_inputs:
+                out["removed_inputs"] = self.removed.num_inputs
         if self.reached:
             out["reached"] = dict(self.reached)
         return out

@@ -1,6 +1,7 @@
 """Where a stock config can describe a shrunk model, and what it then says.
 
-A stock config knows one number of heads and one MLP width.
+A stock config knows one number of heads and one MLP width; that a layer reads some features of its
+input alone, no stock config can say.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ from neuroprune.plan import Lineage
 def stock_settings(anatomy: Anatomy, family: Family) -> dict[str, int] | None:
     """Config values that make a stock model of the shrunk shape; None where there are none.
 
-    A stock config knows one number of heads and one MLP width. Where head_dim is computed as
+    A stock config knows one number of heads and one MLP width, and no layer that reads a part of
+    its input. Where head_dim is computed as
     hidden / heads, fewer heads would mean other heads, so only MLP cuts can be described. A shared
     position bias needs the same original heads in every self-attention of a stack.
     """
     lineage, settings = anatomy.lineage, {}
+    if lineage.plan.remove_inputs:
+        return None
     widths = {b.d_ff for b in anatomy.mlps}
     if lineage.plan.remove_neurons:
         if len(widths) > 1 or 0 in widths:

@@ -22,8 +22,9 @@ def shrink(
     plan: Annotated[
         Path | None,
         typer.Option(
-            help="JSON with remove_heads, remove_neurons (block -> indices) and merge_heads "
-            "(block -> {removed: kept}), counting the model's units as `inspect` lists them.",
+            help="JSON with remove_heads, remove_neurons (block -> indices), merge_heads (block -> "
+            "{removed: kept}) and remove_inputs (block -> group -> indices), counting the model's "
+            "units as `inspect` lists them.",
             show_default=False,
         ),
     ] = None,
@@ -31,12 +32,13 @@ def shrink(
 ) -> None:
     """Remove heads and neurons of a saved model and save the result.
 
-    Without --plan, exactly the units that do nothing are removed: the outputs stay the same.
+    Without --plan, exactly the units that do nothing are removed, and inputs that nothing reads
+    where at least a quarter of them is dead: the outputs stay the same.
     """
     from neuroprune import save_pretrained, shrink_
     from neuroprune.anatomy import anatomy_of
     from neuroprune.bench.models import load_any
-    from neuroprune.methods import dead_units
+    from neuroprune.methods import dead_inputs, dead_units
     from neuroprune.tasks.models import load_tokenizer
     from neuroprune.topology.sparsity import sparsity
 
@@ -46,26 +48,32 @@ def shrink(
     if out.resolve() == Path(source).resolve():
         raise UsageError(f"--out is the model's own directory {out}; choose another one.")
     before = sparsity(anatomy_of(loaded))
-    chosen = dead_units(anatomy_of(loaded)) if chosen is None else chosen
-    shrink_(loaded, chosen)
+    done = dead_units(anatomy_of(loaded)) if chosen is None else chosen
+    shrink_(loaded, done)
+    if chosen is None:
+        unread = dead_inputs(anatomy_of(loaded))
+        shrink_(loaded, unread)
+        done = done.then(unread)
     after = sparsity(anatomy_of(loaded))
     try:
         tokenizer: Any = load_tokenizer(source)
     except ValueError:
         tokenizer = None  # a bare model stays a bare model
     save_pretrained(loaded, out, tokenizer)
-    heads = sum(len(v) for v in chosen.remove_heads.values())
-    neurons = sum(len(v) for v in chosen.remove_neurons.values())
+    removed = f"{done.num_heads} heads and {done.num_neurons} neurons"
+    if done.num_inputs:
+        removed += f" and {done.num_inputs} inputs"
     payload = {
         "out": str(out),
-        "removed_heads": heads,
-        "removed_neurons": neurons,
-        "plan": chosen.to_dict(),
+        "removed_heads": done.num_heads,
+        "removed_neurons": done.num_neurons,
+        "removed_inputs": done.num_inputs,
+        "plan": done.to_dict(),
         "before": before.to_dict(),
         "after": after.to_dict(),
     }
     shown = (
-        f"removed {heads} heads and {neurons} neurons; structural sparsity "
+        f"removed {removed}; structural sparsity "
         f"{before.structural_sparsity:.1%} -> {after.structural_sparsity:.1%} of the dense model's "
         f"{after.dense_weights:,} prunable weights\nsaved to {out}"
     )

@@ -134,12 +134,13 @@ def footnotes(record: RunRecord) -> list[str]:
     threads = record.environment.get("threads")
     timed = record.speeds.get("conditions", {}).get("timed", "nothing")
     pruned = record.training.get("pruned", {})
+    inputs = f", {pruned['removed_inputs']} inputs" if "removed_inputs" in pruned else ""
     lines = [f"asked: {target}; {answer}" for target, answer in answers(record)]
     lines += [
         f"\\[1] zero or removed, \\[2] removed: shares of the dense model's {dense:,} weights of "
         "q, k, v, o, up, gate and down (no biases, embeddings or head)",
         f"removed: {pruned.get('removed_heads', 0)} heads, {pruned.get('removed_neurons', 0)} "
-        "neurons",
+        f"neurons{inputs}",
         f"latency: {timed}, median, dense and pruned in turns, {threads} "
         f"thread{'' if threads == 1 else 's'}; quality: measured on the saved models in a fresh "
         "process",

@@ -28,6 +28,8 @@ def similarity_matrix(heads: Float[Tensor, "k f"], theta: float) -> Bool[Tensor,
     """
     check_non_negative("theta", theta)
     k = heads.shape[0]
+    if heads.shape[1] == 0:  # heads that read no input: nothing to differ in
+        return torch.ones(k, k, dtype=torch.bool, device=heads.device)
     similar = torch.eye(k, dtype=torch.bool, device=heads.device)
     for i in range(k - 1):  # row by row: one scratch matrix instead of k of them
         distance = (heads[i + 1 :] - heads[i]).abs().amax(dim=1)

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from neuroprune.anatomy import Anatomy, anatomy_of
+from neuroprune.anatomy import Anatomy, AttentionBlock, MLPBlock, anatomy_of
 from neuroprune.anatomy.inputs import count_flops
 from neuroprune.methods.goals import unit_counts, unit_parameters
 from neuroprune.topology.sparsity import sparsity
@@ -89,18 +89,28 @@ def size_report(
 
 
 def removed_parameters(anatomy: Anatomy) -> int:
-    """Parameters that went with the removed heads and neurons, biases included.
+    """Parameters that went with removed heads, neurons and inputs, biases included.
 
     Args:
         anatomy: the model's blocks.
     """
-    dense = {**anatomy.lineage.heads, **anatomy.lineage.neurons}
+    lineage = anatomy.lineage
+    dense = {**lineage.heads, **lineage.neurons}
     counts = unit_counts(anatomy)
-    removed = (
-        (dense[block.name] - counts[block.name]) * unit_parameters(block)
-        for block in anatomy.blocks()
-    )
-    return round(sum(removed))
+    removed = 0.0
+    for block in anatomy.blocks():
+        units = dense[block.name] - counts[block.name]
+        removed += units * unit_parameters(block)
+        for group, layers in block.readers().items():
+            rows = sum(_rows_per_unit(block, layer, counts[block.name]) for layer in layers)
+            removed += lineage.removed_inputs(block.name, group) * rows * dense[block.name]
+    return round(removed)
+
+
+def _rows_per_unit(block: AttentionBlock | MLPBlock, layer: nn.Linear, units: int) -> float:
+    if units:
+        return layer.weight.shape[0] / units
+    return block.head_dim if isinstance(block, AttentionBlock) else 1
 
 
 def bytes_on_disk(directory: Path | str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from neuroprune.config import Config, ConfigError
 from neuroprune.methods.cofi import CoFiMethod
-from neuroprune.methods.dead_units import dead_units
+from neuroprune.methods.dead_units import dead_inputs, dead_units
 from neuroprune.methods.dsp import DSPMethod
 from neuroprune.methods.fisher import FisherMethod
 from neuroprune.methods.l1 import L1Method
@@ -63,4 +63,4 @@ def method_for(config: Config | Method, total_steps: int | None = None) -> Metho
     return _METHODS[type(config)].variant(config)(config, total_steps)
 
 
-__all__ = ["Method", "dead_units", "method_for", "register_method"]
+__all__ = ["Method", "dead_inputs", "dead_units", "method_for", "register_method"]

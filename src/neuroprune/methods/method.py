@@ -29,7 +29,8 @@ class Method(Generic[ConfigT]):
     """
 
     config_type: ClassVar[type[Config]]
-    removes_dead_units: ClassVar[bool] = True  # when training ends, beyond what was selected
+    # When training ends, beyond what was selected; input dimensions that nothing reads, too.
+    removes_dead_units: ClassVar[bool] = True
 
     @classmethod
     def variant(cls, config: Config) -> type[Method]:

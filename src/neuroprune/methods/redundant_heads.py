@@ -277,7 +277,8 @@ def _per_head(block: AttentionBlock) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         block.v_proj.weight,
         block.o_proj.weight.T,
     ):
-        per_head = weight.detach().reshape(-1, block.head_dim, weight.shape[1])
+        owned = weight.shape[0] // block.head_dim
+        per_head = weight.detach().reshape(owned, block.head_dim, weight.shape[1])
         parts.append(per_head.repeat_interleave(k // len(per_head), dim=0))
     q, keys, v, o = parts
     return q, keys, v, o

@@ -15,6 +15,7 @@ from neuroprune.surgery.heads import (
     kv_heads_kept,
     remove_heads_,
 )
+from neuroprune.surgery.inputs import check_layers, gather_, remove_inputs_
 from neuroprune.surgery.linear import Replacements, kept_index, skip_empty_gradients_
 from neuroprune.surgery.neurons import fold_constant_neurons_, remove_neurons_
 from neuroprune.surgery.optimizer_state import (
@@ -27,10 +28,11 @@ from neuroprune.surgery.ragged_attention import check_implementation, install_
 
 
 def shrink_(model: nn.Module, plan: ShrinkPlan, optimizer: Any = None) -> None:
-    """Remove heads (merging first) and neurons from a model, in place.
+    """Remove heads (merging first), neurons and input dimensions from a model, in place.
 
     In eval mode and float32 the outputs do not change where the plan removes units whose fan-out is
-    zero, or units that emit a constant which an output bias can take up. Parameters are replaced,
+    zero, units that emit a constant which an output bias can take up, or input dimensions whose
+    columns are zero. Parameters are replaced,
     not resized; give the optimizer so that its groups and state follow. Schedulers and gradient
     scalers need no care.
 
@@ -42,9 +44,10 @@ def shrink_(model: nn.Module, plan: ShrinkPlan, optimizer: Any = None) -> None:
     Raises:
         UnknownFamilyError: the model's type was not declared.
         WrappedModelError: the model is wrapped or compiled.
-        PlanError: the plan names a block or a unit that the model does not have, splits a group
-            of heads that share keys and values, or removes heads of a family with a shared
-            position bias under an attention implementation that takes none.
+        PlanError: the plan names a block, a unit or an input that the model does not have, splits
+            a group of heads that share keys and values, removes heads of a family with a shared
+            position bias under an attention implementation that takes none, or inputs of a layer
+            of another class than nn.Linear.
         OptimizerStateError: the optimizer is another model's, or keeps a state of unknown shape.
         Nothing is changed in any of these cases.
 
@@ -62,16 +65,20 @@ def shrink_(model: nn.Module, plan: ShrinkPlan, optimizer: Any = None) -> None:
     anatomy = anatomy_of(model)
     lineage = anatomy.lineage.then(plan)
     check_implementation(anatomy, plan)
+    check_layers(anatomy, plan)
     inner = None if optimizer is None else unwrap_optimizer(optimizer)
     cuts = _parameter_cuts(anatomy, plan)
     if inner is not None:
         _check_owner(model, inner)
         check_state(inner, cuts)
+        check_state(inner, _column_cuts(anatomy, plan))
     if not plan:
         return
-    replaced = _cut_(anatomy, plan)
-    if inner is not None:
-        rebind_(inner, replaced)
+    # Units first: what a constant neuron emits is folded while its layers are whole.
+    for cut in (_cut_, _cut_inputs_):
+        replaced = cut(anatomy, plan)
+        if inner is not None:
+            rebind_(inner, replaced)
     adopt_(model, lineage)
 
 
@@ -91,10 +98,11 @@ def reshape_(model: nn.Module, lineage: Lineage) -> None:
     anatomy = anatomy_of(model)
     here = anatomy.lineage
     lineage = lineage.restricted_to([*here.heads, *here.neurons])
-    if (here.model_type, here.heads, here.neurons) != (
+    if (here.model_type, here.heads, here.neurons, lineage.inputs or here.inputs) != (
         lineage.model_type,
         lineage.heads,
         lineage.neurons,
+        here.inputs,
     ):
         raise PlanError(
             "the plan was made for a model with other blocks or sizes than this config describes. "
@@ -106,6 +114,7 @@ def reshape_(model: nn.Module, lineage: Lineage) -> None:
     for mlp in anatomy.mlps:
         if mlp.name in lineage.plan.remove_neurons:
             remove_neurons_(mlp, lineage.plan.remove_neurons[mlp.name])
+    _cut_inputs_(anatomy, lineage.plan)
     adopt_(model, lineage)
 
 
@@ -121,6 +130,7 @@ def adopt_(model: nn.Module, lineage: Lineage) -> None:
     own_config_(model).neuroprune = lineage.to_dict()
     anatomy = anatomy_of(model)
     install_(anatomy)
+    gather_(anatomy)
     for layer in anatomy.linears():
         skip_empty_gradients_(layer)
 
@@ -135,7 +145,7 @@ def _check_owner(model: nn.Module, optimizer: Optimizer) -> None:
 
 
 def _parameter_cuts(anatomy: Anatomy, plan: ShrinkPlan) -> dict[Tensor, int]:
-    """Every parameter the plan cuts -> the dimension; raises where a plan cannot be executed."""
+    """Every parameter of the plan's units -> the dimension of the cut; raises what cannot be."""
     cuts: dict[Tensor, int] = {}
     for attention in anatomy.attentions:
         removed = plan.remove_heads.get(attention.name)
@@ -167,6 +177,23 @@ def _cut_(anatomy: Anatomy, plan: ShrinkPlan) -> Replacements:
         if removed:
             fold_constant_neurons_(mlp, removed)
             replaced |= remove_neurons_(mlp, removed)
+    return replaced
+
+
+def _column_cuts(anatomy: Anatomy, plan: ShrinkPlan) -> dict[Tensor, int]:
+    """Every weight whose inputs the plan removes -> the dimension of its columns."""
+    return {
+        layer.weight: 1
+        for block in anatomy.blocks()
+        for group in plan.remove_inputs.get(block.name, {})
+        for layer in block.readers()[group]
+    }
+
+
+def _cut_inputs_(anatomy: Anatomy, plan: ShrinkPlan) -> Replacements:
+    replaced: Replacements = {}
+    for block in anatomy.blocks():
+        replaced |= remove_inputs_(block, plan.remove_inputs.get(block.name, {}))
     return replaced
 
 

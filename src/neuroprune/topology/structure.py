@@ -1,7 +1,7 @@
 """What is left of every matrix, in the dense model's coordinates: the raw material of figures.
 
 A masked model and its shrunk twin have the same structure: a removed unit is a row and a column
-without connections.
+without connections, a removed input a column.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from neuroprune.anatomy import Anatomy, AttentionBlock, MLPBlock
+from neuroprune.plan import Lineage
 
 GRID = 16  # cells a side of a pattern
 BINS = 20  # of a degree histogram
@@ -54,7 +55,9 @@ def structure(anatomy: Anatomy, eps: float = 0.0, patterns: bool = True) -> dict
                 "kept": list(kept) if is_attention else len(kept),
                 "matrices": {
                     role: _matrix(mask, patterns)
-                    for role, mask in dense_connections(block, kept, dense_units, eps).items()
+                    for role, mask in dense_connections(
+                        block, kept, dense_units, eps, lineage
+                    ).items()
                 },
             }
         )
@@ -62,7 +65,11 @@ def structure(anatomy: Anatomy, eps: float = 0.0, patterns: bool = True) -> dict
 
 
 def dense_connections(
-    block: AttentionBlock | MLPBlock, kept: Sequence[int], dense_units: int, eps: float = 0.0
+    block: AttentionBlock | MLPBlock,
+    kept: Sequence[int],
+    dense_units: int,
+    eps: float = 0.0,
+    lineage: Lineage | None = None,
 ) -> dict[str, Tensor]:
     """Where connections are, for every matrix of a block, in the dense model's shape.
 
@@ -71,6 +78,7 @@ def dense_connections(
         kept: dense indices of its units, in order.
         dense_units: units of the dense block.
         eps: entries up to it in absolute value are no connection.
+        lineage: says which inputs were removed; none, where it is left out.
 
     Returns:
         Role ("q", "k", "v", "o", or "up", "gate", "down") -> boolean matrix, (out, in).
@@ -81,7 +89,7 @@ def dense_connections(
         group = block.num_heads // max(block.num_kv_heads, 1) or 1
         shared = torch.unique(heads // group)  # keys and values of the groups that are left
         width = block.head_dim
-        return {
+        masks = {
             role: _spread(
                 w,
                 shared if role in "kv" else heads,
@@ -92,13 +100,31 @@ def dense_connections(
             )
             for role, w in parts.items()
         }
+        return _with_inputs(masks, block, lineage)
     neurons = torch.as_tensor(kept, dtype=torch.int64)
     fan_in = [layer.weight for layer in block.fan_in()]
     names = ("up",) if block.gate_proj is None else ("up", "gate")
     parts = dict(zip(names, fan_in, strict=True)) | {"down": block.down_proj.weight}
-    return {
+    masks = {
         role: _spread(w, neurons, dense_units, 1, role == "down", eps) for role, w in parts.items()
     }
+    return _with_inputs(masks, block, lineage)
+
+
+def _with_inputs(
+    masks: dict[str, Tensor], block: AttentionBlock | MLPBlock, lineage: Lineage | None
+) -> dict[str, Tensor]:
+    """The masks, with a column for every input that was removed."""
+    roles = dict(zip(block.linears(), masks, strict=True))
+    for group, layers in block.readers().items():
+        if lineage is not None and lineage.removed_inputs(block.name, group):
+            kept = lineage.kept_inputs(block.name, group)
+            for layer in layers:
+                narrow = masks[roles[layer]]
+                wide = narrow.new_zeros(narrow.shape[0], lineage.inputs[block.name][group])
+                wide[:, list(kept)] = narrow
+                masks[roles[layer]] = wide
+    return masks
 
 
 @torch.no_grad()
