@@ -12,27 +12,28 @@ from types import MappingProxyType
 from typing import Any
 
 FORMAT_VERSION = 1
+WIDTH_VERSION = 2  # of a lineage that tells of removed hidden dimensions
 
 
 class PlanError(ValueError):
     """A plan contradicts itself or does not fit the model it is applied to."""
 
 
-def _indices(block: str, what: str, values: Iterable[int]) -> tuple[int, ...]:
+def _indices(where: str, values: Iterable[int]) -> tuple[int, ...]:
     out = []
     if hasattr(
         values, "tolist"
     ):  # an array: its dtype decides, so that a mask is not read as indices
         values = values.tolist()
     if isinstance(values, str | Mapping) or not isinstance(values, Iterable):
-        raise PlanError(f"{what}[{block!r}]: expected a list of indices, got {values!r}.")
+        raise PlanError(f"{where}: expected a list of indices, got {values!r}.")
     for value in values:
         if isinstance(value, bool) or not hasattr(value, "__index__"):
-            raise PlanError(f"{what}[{block!r}]: expected integer indices, got {value!r}.")
+            raise PlanError(f"{where}: expected integer indices, got {value!r}.")
         index = value.__index__()
         if index < 0:
             raise PlanError(
-                f"{what}[{block!r}]: index {index} is negative. Count units from 0, as "
+                f"{where}: index {index} is negative. Count units from 0, as "
                 "`neuroprune inspect` lists them."
             )
         out.append(index)
@@ -44,7 +45,7 @@ def _merges(block: str, mapping: Any, removed: tuple[int, ...]) -> Mapping[int, 
         raise PlanError(
             f"merge_heads[{block!r}]: expected {{removed: surviving}}, got {mapping!r}."
         )
-    _indices(block, "merge_heads", [*mapping.keys(), *mapping.values()])
+    _indices(f"merge_heads[{block!r}]", [*mapping.keys(), *mapping.values()])
     for i, j in mapping.items():
         if j in removed or j in mapping:
             raise PlanError(
@@ -66,7 +67,7 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 @dataclass(frozen=True, init=False, eq=False)
 class ShrinkPlan:
-    """Heads and neurons to remove, and heads to merge into others, in one cut.
+    """Heads, neurons and hidden dimensions to remove, and heads to merge into others, in one cut.
 
     Indices count the units of the model *as it stands*. The keys of `merge_heads` are removed too:
     before head i goes, what reads it (its columns of the output projection) is added to what
@@ -76,6 +77,7 @@ class ShrinkPlan:
         remove_heads: block name -> head indices.
         remove_neurons: block name -> neuron indices.
         merge_heads: block name -> {removed head i: surviving head j}.
+        remove_hidden: dimensions of the residual stream, which all blocks share.
 
     Raises:
         PlanError: a negative or non-integer index, a head merged into itself or into a head that
@@ -92,12 +94,14 @@ class ShrinkPlan:
     remove_heads: Mapping[str, tuple[int, ...]]
     remove_neurons: Mapping[str, tuple[int, ...]]
     merge_heads: Mapping[str, Mapping[int, int]]
+    remove_hidden: tuple[int, ...]
 
     def __init__(
         self,
         remove_heads: Mapping[str, Iterable[int]] | None = None,
         remove_neurons: Mapping[str, Iterable[int]] | None = None,
         merge_heads: Mapping[str, Mapping[int, int]] | None = None,
+        remove_hidden: Iterable[int] = (),
     ) -> None:
         for what, given in (
             ("remove_heads", remove_heads),
@@ -106,8 +110,10 @@ class ShrinkPlan:
         ):
             if given is not None and not isinstance(given, Mapping):
                 raise PlanError(f"{what}: expected block names -> units, got {given!r}.")
-        heads = {b: _indices(b, "remove_heads", v) for b, v in (remove_heads or {}).items()}
-        neurons = {b: _indices(b, "remove_neurons", v) for b, v in (remove_neurons or {}).items()}
+        heads = {b: _indices(f"remove_heads[{b!r}]", v) for b, v in (remove_heads or {}).items()}
+        neurons = {
+            b: _indices(f"remove_neurons[{b!r}]", v) for b, v in (remove_neurons or {}).items()
+        }
         merges: dict[str, Mapping[int, int]] = {}
         for block, mapping in (merge_heads or {}).items():
             merges[block] = _merges(block, mapping, heads.get(block, ()))
@@ -116,9 +122,10 @@ class ShrinkPlan:
         object.__setattr__(self, "remove_heads", _frozen({b: v for b, v in heads.items() if v}))
         object.__setattr__(self, "remove_neurons", _frozen({b: v for b, v in neurons.items() if v}))
         object.__setattr__(self, "merge_heads", _frozen(merges))
+        object.__setattr__(self, "remove_hidden", _indices("remove_hidden", remove_hidden))
 
     def __bool__(self) -> bool:
-        return bool(self.remove_heads or self.remove_neurons)
+        return bool(self.remove_heads or self.remove_neurons or self.remove_hidden)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ShrinkPlan) and self.to_dict() == other.to_dict()
@@ -175,16 +182,19 @@ class ShrinkPlan:
                     resolved[i] = j
             merges[block] = resolved | target
             heads[block] = [*gone, *removed]
-        return ShrinkPlan(heads, neurons, merges)
+        hidden = [*self.remove_hidden, *_to_earlier(self.remove_hidden, later.remove_hidden)]
+        return ShrinkPlan(heads, neurons, merges, hidden)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form; `from_dict` reads it back."""
+        """JSON-ready form; `from_dict` reads it back. Of hidden dimensions only where any go."""
+        hidden = {"remove_hidden": list(self.remove_hidden)} if self.remove_hidden else {}
         return {
             "remove_heads": {b: list(v) for b, v in self.remove_heads.items()},
             "remove_neurons": {b: list(v) for b, v in self.remove_neurons.items()},
             "merge_heads": {
                 b: {str(i): j for i, j in m.items()} for b, m in self.merge_heads.items()
             },
+            **hidden,
         }
 
     @classmethod
@@ -195,7 +205,7 @@ class ShrinkPlan:
             PlanError: a key is missing, unknown or of the wrong kind.
         """
         expected = {"remove_heads", "remove_neurons", "merge_heads"}
-        if not isinstance(data, Mapping) or set(data) != expected:
+        if not isinstance(data, Mapping) or set(data) - {"remove_hidden"} != expected:
             got = sorted(data) if isinstance(data, Mapping) else type(data).__name__
             raise PlanError(f"a plan has the keys {sorted(expected)}; got {got}.")
         try:  # JSON has string keys only
@@ -206,7 +216,8 @@ class ShrinkPlan:
             ) from error
         if None in data.values():
             raise PlanError("a plan maps block names to indices; got null.")
-        return cls(data["remove_heads"], data["remove_neurons"], merges)
+        hidden = data.get("remove_hidden", ())
+        return cls(data["remove_heads"], data["remove_neurons"], merges, hidden)
 
 
 def _to_earlier(gone: Iterable[int], indices: Iterable[int]) -> list[int]:
@@ -232,6 +243,7 @@ class Lineage:
         heads: attention block name -> number of heads of the dense model.
         neurons: MLP block name -> number of neurons of the dense model.
         plan: all cuts so far as one plan, counting the dense model's units.
+        width: hidden dimensions of the dense model; None where its family does not declare them.
 
     Raises:
         PlanError: the plan names a unit that the dense model does not have.
@@ -241,6 +253,7 @@ class Lineage:
     heads: Mapping[str, int]
     neurons: Mapping[str, int]
     plan: ShrinkPlan = field(default_factory=ShrinkPlan)
+    width: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "heads", _frozen(self.heads))
@@ -265,12 +278,28 @@ class Lineage:
                         f"the plan removes unit {indices[-1]} of {block!r}, which has "
                         f"{totals[block]} (counted from 0). Was it made for another model?"
                     )
+        self._check_width()
         for block, merges in self.plan.merge_heads.items():
             if max(merges.values()) >= self.heads[block]:
                 raise PlanError(
                     f"the plan merges into head {max(merges.values())} of {block!r}, which has "
                     f"{self.heads[block]} (counted from 0). Was it made for another model?"
                 )
+
+    def _check_width(self) -> None:
+        if not self.plan.remove_hidden:
+            return
+        if not isinstance(self.width, int) or isinstance(self.width, bool):
+            raise PlanError(
+                f"the plan removes hidden dimensions, but where a {self.model_type} model has them "
+                "is not declared. See docs/adding_a_family.md, or leave remove_hidden out."
+            )
+        if self.plan.remove_hidden[-1] >= self.width or len(self.plan.remove_hidden) == self.width:
+            raise PlanError(
+                f"the plan removes {len(self.plan.remove_hidden)} hidden dimensions up to "
+                f"{self.plan.remove_hidden[-1]} (counted from 0) of a model with {self.width}, of "
+                "which one at least has to stay. Was it made for another model?"
+            )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Lineage) and self.to_dict() == other.to_dict()
@@ -289,6 +318,10 @@ class Lineage:
         """Dense indices of the neurons that are left in `block`."""
         return _kept(self.neurons[block], self.plan.remove_neurons.get(block, ()))
 
+    def kept_hidden(self) -> tuple[int, ...]:
+        """Dense indices of the hidden dimensions that are left; none where they are not known."""
+        return _kept(self.width or 0, self.plan.remove_hidden)
+
     def restricted_to(self, blocks: Iterable[str]) -> Lineage:
         """The lineage of a part of the model, such as the encoder alone.
 
@@ -304,8 +337,9 @@ class Lineage:
             among(self.plan.remove_heads),
             among(self.plan.remove_neurons),
             among(self.plan.merge_heads),
+            self.plan.remove_hidden,
         )
-        return Lineage(self.model_type, among(self.heads), among(self.neurons), plan)
+        return Lineage(self.model_type, among(self.heads), among(self.neurons), plan, self.width)
 
     def then(self, plan: ShrinkPlan) -> Lineage:
         """The lineage after `plan`, which counts the units left so far."""
@@ -314,17 +348,21 @@ class Lineage:
             {b: len(self.kept_heads(b)) for b in self.heads},
             {b: len(self.kept_neurons(b)) for b in self.neurons},
             plan,
+            len(self.kept_hidden()) or None,
         )  # raises where the plan does not fit the model as it stands
-        return Lineage(self.model_type, self.heads, self.neurons, self.plan.then(now.plan))
+        plan = self.plan.then(now.plan)
+        return Lineage(self.model_type, self.heads, self.neurons, plan, self.width)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form; `from_dict` reads it back."""
+        """JSON-ready form; `from_dict` reads it back. The width only where some of it is gone."""
+        narrow = bool(self.plan.remove_hidden)
         return {
-            "format_version": FORMAT_VERSION,
+            "format_version": WIDTH_VERSION if narrow else FORMAT_VERSION,
             "model_type": self.model_type,
             "heads": dict(self.heads),
             "neurons": dict(self.neurons),
             "plan": self.plan.to_dict(),
+            **({"width": self.width} if narrow else {}),
         }
 
     @classmethod
@@ -335,10 +373,10 @@ class Lineage:
             PlanError: another format version, a missing key, or a plan that does not fit.
         """
         version = data.get("format_version") if isinstance(data, Mapping) else None
-        if version != FORMAT_VERSION:
+        if version not in (FORMAT_VERSION, WIDTH_VERSION) or isinstance(version, bool):
             raise PlanError(
-                f"expected plan format version {FORMAT_VERSION}, got {version!r}. Load it with the "
-                "neuroprune that wrote it, or update neuroprune."
+                f"expected plan format version {FORMAT_VERSION} or {WIDTH_VERSION}, got "
+                f"{version!r}. Load it with the neuroprune that wrote it, or update neuroprune."
             )
         try:
             return cls(
@@ -346,6 +384,7 @@ class Lineage:
                 data["heads"],
                 data["neurons"],
                 ShrinkPlan.from_dict(data["plan"]),
+                data.get("width"),
             )
         except (KeyError, AttributeError, TypeError) as error:
             raise PlanError(f"the plan is damaged: {error!r}.") from error

@@ -183,6 +183,19 @@ class Anatomy:
     @property
     def dense_weights(self) -> int:
         """Prunable weights of the dense model: the denominator of both sparsities."""
-        heads = sum(self.lineage.heads[b.name] * b.weights_per_head for b in self.attentions)
-        neurons = sum(self.lineage.neurons[b.name] * b.weights_per_neuron for b in self.mlps)
-        return heads + neurons
+        return sum(map(self.dense_weights_of, self.blocks()))
+
+    def dense_weights_of(self, block: AttentionBlock | MLPBlock) -> int:
+        """Prunable weights that a block has in the dense model: its units, at the dense width.
+
+        Args:
+            block: of this model.
+        """
+        if isinstance(block, AttentionBlock):
+            weights = self.lineage.heads[block.name] * block.weights_per_head
+        else:
+            weights = self.lineage.neurons[block.name] * block.weights_per_neuron
+        if not self.lineage.plan.remove_hidden:
+            return weights
+        # Every matrix of a block has one side that is the stream's width.
+        return weights * (self.lineage.width or 0) // len(self.lineage.kept_hidden())

@@ -72,6 +72,8 @@ class TrainingResult:
         if self.removed is not None:
             out["removed_heads"] = sum(len(v) for v in self.removed.remove_heads.values())
             out["removed_neurons"] = sum(len(v) for v in self.removed.remove_neurons.values())
+            if self.removed.remove_hidden:
+                out["removed_hidden"] = len(self.removed.remove_hidden)
         if self.reached:
             out["reached"] = dict(self.reached)
         return out

@@ -19,9 +19,12 @@ def stock_settings(anatomy: Anatomy, family: Family) -> dict[str, int] | None:
 
     A stock config knows one number of heads and one MLP width. Where head_dim is computed as
     hidden / heads, fewer heads would mean other heads, so only MLP cuts can be described. A shared
-    position bias needs the same original heads in every self-attention of a stack.
+    position bias needs the same original heads in every self-attention of a stack. A narrower
+    residual stream is described by none: the heads would have to be narrower with it.
     """
     lineage, settings = anatomy.lineage, {}
+    if lineage.plan.remove_hidden:
+        return None
     widths = {b.d_ff for b in anatomy.mlps}
     if lineage.plan.remove_neurons:
         if len(widths) > 1 or 0 in widths:

@@ -22,8 +22,9 @@ def shrink(
     plan: Annotated[
         Path | None,
         typer.Option(
-            help="JSON with remove_heads, remove_neurons (block -> indices) and merge_heads "
-            "(block -> {removed: kept}), counting the model's units as `inspect` lists them.",
+            help="JSON with remove_heads, remove_neurons (block -> indices), merge_heads "
+            "(block -> {removed: kept}) and remove_hidden (indices), counting the model's units "
+            "as `inspect` lists them.",
             show_default=False,
         ),
     ] = None,
@@ -56,16 +57,19 @@ def shrink(
     save_pretrained(loaded, out, tokenizer)
     heads = sum(len(v) for v in chosen.remove_heads.values())
     neurons = sum(len(v) for v in chosen.remove_neurons.values())
+    hidden = len(chosen.remove_hidden)
     payload = {
         "out": str(out),
         "removed_heads": heads,
         "removed_neurons": neurons,
+        **({"removed_hidden": hidden} if hidden else {}),
         "plan": chosen.to_dict(),
         "before": before.to_dict(),
         "after": after.to_dict(),
     }
     shown = (
-        f"removed {heads} heads and {neurons} neurons; structural sparsity "
+        f"removed {heads} heads and {neurons} neurons"
+        f"{f' and {hidden} hidden dimensions' if hidden else ''}; structural sparsity "
         f"{before.structural_sparsity:.1%} -> {after.structural_sparsity:.1%} of the dense model's "
         f"{after.dense_weights:,} prunable weights\nsaved to {out}"
     )

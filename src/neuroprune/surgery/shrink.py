@@ -8,13 +8,14 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from neuroprune.anatomy import Anatomy, anatomy_of
+from neuroprune.anatomy import Anatomy, anatomy_of, family_of
 from neuroprune.plan import Lineage, PlanError, ShrinkPlan
 from neuroprune.surgery.heads import (
     fold_constant_heads_,
     kv_heads_kept,
     remove_heads_,
 )
+from neuroprune.surgery.hidden import hidden_cuts, remove_hidden_
 from neuroprune.surgery.linear import Replacements, kept_index, skip_empty_gradients_
 from neuroprune.surgery.neurons import fold_constant_neurons_, remove_neurons_
 from neuroprune.surgery.optimizer_state import (
@@ -27,10 +28,11 @@ from neuroprune.surgery.ragged_attention import check_implementation, install_
 
 
 def shrink_(model: nn.Module, plan: ShrinkPlan, optimizer: Any = None) -> None:
-    """Remove heads (merging first) and neurons from a model, in place.
+    """Remove heads (merging first), neurons and hidden dimensions from a model, in place.
 
     In eval mode and float32 the outputs do not change where the plan removes units whose fan-out is
-    zero, or units that emit a constant which an output bias can take up. Parameters are replaced,
+    zero, or units that emit a constant which an output bias can take up. Without a hidden dimension
+    the norms are taken over those that are left. Parameters are replaced,
     not resized; give the optimizer so that its groups and state follow. Schedulers and gradient
     scalers need no care.
 
@@ -41,6 +43,8 @@ def shrink_(model: nn.Module, plan: ShrinkPlan, optimizer: Any = None) -> None:
 
     Raises:
         UnknownFamilyError: the model's type was not declared.
+        AnatomyError: hidden dimensions would go, and the model's head does not declare what reads
+            them.
         WrappedModelError: the model is wrapped or compiled.
         PlanError: the plan names a block or a unit that the model does not have, splits a group
             of heads that share keys and values, or removes heads of a family with a shared
@@ -64,14 +68,20 @@ def shrink_(model: nn.Module, plan: ShrinkPlan, optimizer: Any = None) -> None:
     check_implementation(anatomy, plan)
     inner = None if optimizer is None else unwrap_optimizer(optimizer)
     cuts = _parameter_cuts(anatomy, plan)
+    hidden = hidden_cuts(anatomy) if plan.remove_hidden else {}
     if inner is not None:
         _check_owner(model, inner)
         check_state(inner, cuts)
+        check_state(inner, hidden)
     if not plan:
         return
     replaced = _cut_(anatomy, plan)
     if inner is not None:
         rebind_(inner, replaced)
+    if plan.remove_hidden:  # one dimension of a parameter after the other
+        replaced = remove_hidden_(anatomy, plan.remove_hidden)
+        if inner is not None:
+            rebind_(inner, replaced)
     adopt_(model, lineage)
 
 
@@ -91,10 +101,11 @@ def reshape_(model: nn.Module, lineage: Lineage) -> None:
     anatomy = anatomy_of(model)
     here = anatomy.lineage
     lineage = lineage.restricted_to([*here.heads, *here.neurons])
-    if (here.model_type, here.heads, here.neurons) != (
+    if (here.model_type, here.heads, here.neurons, here.width) != (
         lineage.model_type,
         lineage.heads,
         lineage.neurons,
+        here.width if lineage.width is None else lineage.width,
     ):
         raise PlanError(
             "the plan was made for a model with other blocks or sizes than this config describes. "
@@ -106,6 +117,8 @@ def reshape_(model: nn.Module, lineage: Lineage) -> None:
     for mlp in anatomy.mlps:
         if mlp.name in lineage.plan.remove_neurons:
             remove_neurons_(mlp, lineage.plan.remove_neurons[mlp.name])
+    if lineage.plan.remove_hidden:
+        remove_hidden_(anatomy, lineage.plan.remove_hidden)
     adopt_(model, lineage)
 
 
@@ -118,7 +131,13 @@ def adopt_(model: nn.Module, lineage: Lineage) -> None:
         model: a model whose shapes already are those of the lineage.
         lineage: what was cut so far.
     """
-    own_config_(model).neuroprune = lineage.to_dict()
+    config = own_config_(model)
+    config.neuroprune = lineage.to_dict()
+    stream = family_of(model).stream
+    if lineage.plan.remove_hidden and stream is not None:
+        # What reads a config wants to know how wide the hidden states are. Loading goes by the
+        # lineage's width, since head_dim may be computed from this one.
+        setattr(config, stream.width_key, len(lineage.kept_hidden()))
     anatomy = anatomy_of(model)
     install_(anatomy)
     for layer in anatomy.linears():

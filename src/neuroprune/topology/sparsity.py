@@ -117,10 +117,10 @@ def inspect_blocks(anatomy: Anatomy, eps: float = 1e-4) -> list[BlockReport]:
 
 def _block_report(anatomy: Anatomy, block: AttentionBlock | MLPBlock, eps: float) -> BlockReport:
     if isinstance(block, AttentionBlock):
-        kind, units, per_unit = "attention", block.num_heads, block.weights_per_head
+        kind, units = "attention", block.num_heads
         dense_units = anatomy.lineage.heads[block.name]
     else:
-        kind, units, per_unit = "mlp", block.d_ff, block.weights_per_neuron
+        kind, units = "mlp", block.d_ff
         dense_units = anatomy.lineage.neurons[block.name]
     matrices = block.matrices()
     filled = [m for m in matrices if m.numel()]
@@ -128,7 +128,7 @@ def _block_report(anatomy: Anatomy, block: AttentionBlock | MLPBlock, eps: float
         torch.cat([connectivity(m, eps) for m in filled]).double() if filled else torch.zeros(1)
     )
     counts = SparsityReport(
-        dense_units * per_unit,
+        anatomy.dense_weights_of(block),
         sum(m.numel() for m in matrices),
         sum(count_zeros(m) for m in matrices),
     )
