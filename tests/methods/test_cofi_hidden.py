@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import neuroprune
 from neuroprune.anatomy import anatomy_of
-from neuroprune.config import CoFi, ConfigError
+from neuroprune.config import CoFi, ConfigError, NeuroPrune
 from neuroprune.core.gates import deterministic_gate, open_probability
 from neuroprune.layer_distillation import LayerDistillation
 from neuroprune.methods.cofi import LIMIT, CoFiMethod
@@ -366,6 +366,18 @@ def test_a_narrow_student_is_matched_with_a_wide_teacher_by_dimension() -> None:
     (transform,) = pruner._distillation.transforms
     assert torch.equal(transform.detach(), torch.eye(D_MODEL)[:, kept])
     pruner.detach()
+
+
+def test_another_method_goes_on_from_a_narrow_model() -> None:
+    model = make(BERT).train()
+    shrink_(model, ShrinkPlan(remove_hidden=range(8)))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    pruner = attach(model, optimizer, NeuroPrune(target=0.7), 10)
+    train(model, pruner, BERT, 0, 10)
+    pruner.finish()
+    reached = sparsity(anatomy_of(model)).structural_sparsity
+    assert 0.7 - 1e-9 <= reached <= 0.7 + GRANULARITY
+    assert pruner.reached["structural:0.7"] == pytest.approx(reached, abs=1e-9)
 
 
 # --- what is refused, and what stays as it was ---------------------------------------------------

@@ -148,7 +148,8 @@ class StreamHooks:
 
     for k in O, and h_k = 0 elsewhere: the norm is taken over the open dimensions. So a model
     without the others, with z multiplied into g and b, does the same. In training mode the sampled
-    gates act and gather gradients; in eval mode the fixed ones act.
+    gates act and gather gradients; in eval mode the fixed ones act. (The original's code multiplies
+    by z what is added to x, too.)
 
     Args:
         stream: the model's residual stream.

@@ -31,10 +31,9 @@ def shrink_(model: nn.Module, plan: ShrinkPlan, optimizer: Any = None) -> None:
     """Remove heads (merging first), neurons and hidden dimensions from a model, in place.
 
     In eval mode and float32 the outputs do not change where the plan removes units whose fan-out is
-    zero, or units that emit a constant which an output bias can take up. Without a hidden dimension
-    the norms are taken over those that are left. Parameters are replaced,
-    not resized; give the optimizer so that its groups and state follow. Schedulers and gradient
-    scalers need no care.
+    zero, or units that emit a constant which an output bias can take up. Where hidden dimensions
+    go, norms are taken over those that are left. Parameters are replaced, not resized; give the
+    optimizer so that its groups and state follow. Schedulers and gradient scalers need no care.
 
     Args:
         model: a transformers model of a declared family, not wrapped.
