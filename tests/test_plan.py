@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
-from neuroprune.plan import FORMAT_VERSION, Lineage, PlanError, ShrinkPlan
+from neuroprune.lineage import FORMAT_VERSION, WIDTH_VERSION, Lineage
+from neuroprune.plan import PlanError, ShrinkPlan
 from tests import strategies as draw
 
 HEAD_DIM = 2
@@ -293,9 +295,10 @@ def lineage_dict(**changes: Any) -> dict[str, Any]:
     return {**good, **changes}
 
 
-@pytest.mark.parametrize("version", [FORMAT_VERSION + 1, 0, None, "1"])
+@pytest.mark.parametrize("version", [WIDTH_VERSION + 1, 0, None, "1"])
 def test_another_format_version_is_refused(version: Any) -> None:
-    message = rf"version {FORMAT_VERSION}, got {version!r}.*neuroprune that wrote it, or update"
+    expected = f"{FORMAT_VERSION} or {WIDTH_VERSION}"
+    message = rf"version {expected}, got {version!r}.*neuroprune that wrote it, or update"
     with pytest.raises(PlanError, match=message):
         Lineage.from_dict(lineage_dict(format_version=version))
 
@@ -319,3 +322,52 @@ def test_a_lineage_without_a_key_is_refused(key: str) -> None:
     data = {name: value for name, value in lineage_dict().items() if name != key}
     with pytest.raises(PlanError, match=rf"damaged.*{key}"):
         Lineage.from_dict(data)
+
+
+# --- hidden dimensions ---------------------------------------------------------------------------
+
+
+@given(
+    width=st.integers(1, 12),
+    data=st.data(),
+)
+def test_hidden_dimensions_compose_and_survive_json(width: int, data: st.DataObject) -> None:
+    left = list(range(width))
+    lineage = Lineage("toy", {"a": 4}, {"m": 8}, width=width)
+    for _ in range(3):
+        gone = data.draw(st.sets(st.integers(0, len(left) - 1), max_size=len(left) - 1))
+        lineage = lineage.then(ShrinkPlan(remove_hidden=gone))
+        left = [k for i, k in enumerate(left) if i not in gone]
+    assert lineage.kept_hidden() == tuple(left)
+    assert lineage.restricted_to(["a"]).kept_hidden() == tuple(left)
+    read = Lineage.from_dict(json.loads(json.dumps(lineage.to_dict())))
+    assert read == lineage and bool(read.plan) == (len(left) < width)
+    assert copy.deepcopy(lineage) == lineage
+
+
+def test_where_no_hidden_dimension_goes_the_files_are_those_of_before() -> None:
+    lineage = Lineage("toy", {"a": 4}, {"m": 8}, ShrinkPlan({"a": [1]}), width=32)
+    assert lineage.to_dict()["format_version"] == FORMAT_VERSION
+    assert "width" not in lineage.to_dict() and "remove_hidden" not in lineage.plan.to_dict()
+    narrow = lineage.then(ShrinkPlan(remove_hidden=[0]))
+    assert narrow.to_dict()["format_version"] == WIDTH_VERSION
+
+
+@pytest.mark.parametrize(
+    ("hidden", "width", "message"),
+    [
+        ([0], None, "is not declared"),
+        ([4], 4, "up to 4 .* of a model with 4"),
+        ([0, 1], 2, "one at least has to stay"),
+        ([0], "4", "is not declared"),
+        ([-1], 4, "remove_hidden: index -1 is negative"),
+        ("0", 4, "remove_hidden: expected a list"),
+        (None, 4, "remove_hidden: expected a list"),
+        ([True], 4, "remove_hidden: expected integer"),
+    ],
+)
+def test_hidden_dimensions_that_do_not_fit_are_refused(
+    hidden: Any, width: Any, message: str
+) -> None:
+    with pytest.raises(PlanError, match=message):
+        Lineage("toy", {"a": 4}, {}, ShrinkPlan(remove_hidden=hidden), width=width)

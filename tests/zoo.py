@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from neuroprune.anatomy import Anatomy, anatomy_of
 from neuroprune.anatomy.blocks import input_widths
-from neuroprune.plan import Lineage
+from neuroprune.lineage import Lineage
 
 D_MODEL, HEADS, D_FF, LAYERS, VOCAB, HEAD_DIM = 32, 4, 24, 2, 60, 8
 

@@ -142,7 +142,8 @@ class Movement(Budgeted):
 class CoFi(Budgeted):
     """Coarse- and fine-grained pruning by hard-concrete L0 gates and a Lagrangian.
 
-    Gates stand on attention blocks, heads, MLP blocks and neurons. The expected sparsity is driven
+    Gates stand on attention blocks, heads, MLP blocks and neurons, and, where asked for, on the
+    hidden dimensions that all layers share. The expected sparsity is driven
     to the target, which is warmed up linearly between `begin` and `warm`. At `end` the gates are
     fixed, the least open units are removed physically, and the rest recovers.
 
@@ -159,6 +160,8 @@ class CoFi(Budgeted):
         warm: share of the training at which the Lagrangian's target is the whole target.
         end: share of the training at which the gates are fixed and the cut is made.
         gate_learning_rate: of the gates and the Lagrange multipliers (Adam).
+        hidden: gates on hidden dimensions, too, as in the paper; for families that declare their
+            residual stream (BERT, RoBERTa and DistilBERT with a classification head).
         teacher: as in `NeuroPrune`; it should know the task, since no label is looked at. None:
             off.
         distill: "layers", as above, or "logits", as in `NeuroPrune`.
@@ -178,6 +181,7 @@ class CoFi(Budgeted):
     warm: float = 0.3
     end: float = 0.6
     gate_learning_rate: float = 0.1
+    hidden: bool = False
     teacher: str | None = None
     distill: Distill | str = Distill.LAYERS
     temperature: float = 2.0
@@ -202,8 +206,11 @@ class CoFi(Budgeted):
         check_choice(self, "distill", Distill)
         check_finite(self, "temperature", 1e-3)
         check_finite(self, "layer_weight", 0.0, 1.0)
-        if not isinstance(self.ordered, bool):
-            raise ConfigError(f"CoFi.ordered must be true or false, got {self.ordered!r}.")
+        for name in ("ordered", "hidden"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(
+                    f"CoFi.{name} must be true or false, got {getattr(self, name)!r}."
+                )
         if self.teacher_layers is not None:
             object.__setattr__(self, "teacher_layers", _layer_numbers(self.teacher_layers))
         idle = [n for n in _OF_LAYERS if getattr(self, n) != default_of(type(self), n)]
@@ -228,6 +235,8 @@ class CoFi(Budgeted):
             idle: tuple[str, ...] = _OF_A_TEACHER
         else:
             idle = _OF_LAYERS if self.distill is Distill.LOGITS else ()
+        if not self.hidden:  # records from before there was a choice say nothing of it
+            idle = (*idle, "hidden")
         return {k: v for k, v in out.items() if k not in idle}
 
 

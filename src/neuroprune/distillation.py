@@ -17,6 +17,7 @@ from neuroprune.checkpoint import from_pretrained
 from neuroprune.checkpoint.files import PLAN_FILE
 from neuroprune.choices import DENSE, FINETUNED
 from neuroprune.errors import ConfigError
+from neuroprune.plan import ShrinkPlan
 
 WEIGHT = 0.5  # of the teacher in the loss
 TEMPERATURE = 2.0
@@ -61,6 +62,13 @@ class Distillation:
         self.temperature = temperature
         self.answered = 0  # forward passes
         self._hook = model.register_forward_hook(self._mix, with_kwargs=True)
+
+    def after_shrink_(self, plan: ShrinkPlan) -> None:
+        """Follow a cut of the student; answers do not change their size with it.
+
+        Args:
+            plan: what was removed.
+        """
 
     def detach(self) -> None:
         """Take the hook away."""

@@ -17,7 +17,10 @@ from neuroprune.choices import Distill
 from neuroprune.core.matching import closest, state_error, teaching_layers
 from neuroprune.distillation import IGNORED, Distillation, argument, predicts_next
 from neuroprune.errors import ConfigError
+from neuroprune.plan import ShrinkPlan
 from neuroprune.settings import Config
+from neuroprune.surgery.linear import kept_index
+from neuroprune.surgery.optimizer_state import Replacement, rebind_
 
 
 def distillation_for(
@@ -55,11 +58,12 @@ class LayerDistillation(Distillation):
     L_pred is the distance of the answers, as in `Distillation`. H^j is what layer j returns, at the
     positions that are no padding. An encoder-decoder has a T, an m and a W for each of its two
     stacks, and both sums count. W begins as the identity and learns by Adam, with the learning rate
-    that the user's optimizer has in its first group.
+    that the user's optimizer has in its first group. Its columns are the student's hidden
+    dimensions, and go with them.
 
     Args:
         model: the student.
-        teacher: the teacher, of the same width.
+        teacher: the teacher, of the same dense width.
         is_start: whether it is a copy of the student as training began.
         config: with temperature, layer_weight, teacher_layers and ordered.
         open_mlps: names of the MLP blocks that have a say in the step to come.
@@ -94,9 +98,21 @@ class LayerDistillation(Distillation):
         self._theirs = _States([layer for stack in self._teaching for layer in stack], False)
         first = next(model.parameters())
         wide = torch.promote_types(first.dtype, torch.float32)
-        eye = torch.eye(_width(ours), device=first.device, dtype=wide)
-        self.transforms = tuple(eye.clone().requires_grad_() for _ in stacks)
+        mine, other = (torch.tensor(_dimensions(a), device=first.device) for a in (ours, theirs))
+        eye = (other[:, None] == mine).to(wide)  # the identity, on the dimensions both have
+        self.transforms = tuple(nn.Parameter(eye.clone()) for _ in stacks)
         self._adam = torch.optim.Adam(self.transforms)
+
+    def after_shrink_(self, plan: ShrinkPlan) -> None:
+        """W and its moments lose the columns of the hidden dimensions that went."""
+        if not plan.remove_hidden:
+            return
+        new: dict[Tensor, Replacement] = {}
+        for old in self.transforms:
+            index = kept_index(old.shape[1], plan.remove_hidden, old.device)
+            new[old] = Replacement(nn.Parameter(old.detach().index_select(1, index)), 1, index)
+        self.transforms = tuple(new[old].new for old in self.transforms)
+        rebind_(self._adam, new)
 
     def detach(self) -> None:
         """Take the hooks away."""
@@ -260,7 +276,7 @@ def _check_layers(model: Any, ours: Anatomy, theirs: Anatomy) -> None:
             "gradient checkpointing throws the hidden states away that layers are distilled by. "
             'Turn it off, or use distill="logits".'
         )
-    widths = _width(ours), _width(theirs)
+    widths = _dense_width(ours), _dense_width(theirs)
     stacks = len(stacks_of(ours)), len(stacks_of(theirs))
     for what, (mine, other) in (("hidden width", widths), ("number of stacks", stacks)):
         if mine != other:
@@ -270,9 +286,14 @@ def _check_layers(model: Any, ours: Anatomy, theirs: Anatomy) -> None:
             )
 
 
-def _width(anatomy: Anatomy) -> int:
-    """Width of the hidden states that the layers return."""
-    return int(anatomy.mlps[0].down_proj.weight.shape[0])
+def _dense_width(anatomy: Anatomy) -> int:
+    """Width of the hidden states that the layers of the dense model return."""
+    return anatomy.lineage.width or int(anatomy.mlps[0].down_proj.weight.shape[0])
+
+
+def _dimensions(anatomy: Anatomy) -> tuple[int, ...]:
+    """Dense indices of the hidden dimensions that are left."""
+    return anatomy.lineage.kept_hidden() or tuple(range(_dense_width(anatomy)))
 
 
 def _real_positions(model: Any, stack: int, args: Any, kwargs: Mapping[str, Any]) -> Tensor | None:

@@ -312,6 +312,8 @@ class Pruner:
             self.anatomy = anatomy_of(self.model)
             self.removed = self.removed.then(plan)
             self.method.after_shrink_(plan, self.anatomy)
+            if self._distillation is not None:
+                self._distillation.after_shrink_(plan)
         return plan
 
     def _refuse_finished(self) -> None:

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from neuroprune.anatomy import Anatomy, AttentionBlock, anatomy_of
 from neuroprune.config import ConfigError, ProximalGroup, method_config
+from neuroprune.lineage import Lineage
 from neuroprune.methods import method_for
 from neuroprune.methods.proximal_group import ProximalGroupMethod, ProximalGroupUnits
-from neuroprune.plan import Lineage
 from neuroprune.pruner import attach
 from neuroprune.topology.sparsity import sparsity
 from tests.methods.loops import GRANULARITY, OPTIMIZERS, run, started, train

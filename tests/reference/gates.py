@@ -33,13 +33,21 @@ def open_share(log_alpha: float, points: int = 20_001) -> float:
 
 
 def expected_sparsity(
-    blocks: Sequence[float], units: Sequence[Sequence[float]], costs: Sequence[float], whole: float
+    blocks: Sequence[float],
+    units: Sequence[Sequence[float]],
+    costs: Sequence[float],
+    whole: float,
+    hidden: Sequence[float] = (1.0,),
 ) -> float:
-    """Blocks of units: each of the block's cost, each open if it and its block are."""
+    """Blocks of units: each of the block's cost, spread over the hidden dimensions.
+
+    A weight is there if its block, its unit and its dimension are open.
+    """
     kept = 0.0
     for block, members, cost in zip(blocks, units, costs, strict=True):
         for unit in members:
-            kept += cost * block * unit
+            for dimension in hidden:
+                kept += cost / len(hidden) * block * unit * dimension
     return 1 - kept / whole
 
 

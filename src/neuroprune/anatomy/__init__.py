@@ -1,7 +1,13 @@
 """Where things are: the blocks of a model, found by the declaration of its family."""
 
 from neuroprune.anatomy.blocks import Anatomy, AttentionBlock, MLPBlock
-from neuroprune.anatomy.patterns import AnatomyError, AttentionPattern, Family, MLPPattern
+from neuroprune.anatomy.patterns import (
+    AnatomyError,
+    AttentionPattern,
+    Family,
+    MLPPattern,
+    StreamPattern,
+)
 from neuroprune.anatomy.registry import (
     UnknownFamilyError,
     WrappedModelError,
@@ -10,6 +16,7 @@ from neuroprune.anatomy.registry import (
     refuse_wrapped,
     register_family,
 )
+from neuroprune.anatomy.stream import Stream, stream_of
 
 __all__ = [
     "Anatomy",
@@ -19,10 +26,13 @@ __all__ = [
     "Family",
     "MLPBlock",
     "MLPPattern",
+    "Stream",
+    "StreamPattern",
     "UnknownFamilyError",
     "WrappedModelError",
     "anatomy_of",
     "family_of",
     "refuse_wrapped",
     "register_family",
+    "stream_of",
 ]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from neuroprune.anatomy.patterns import AnatomyError
-from neuroprune.plan import Lineage
+from neuroprune.lineage import Lineage
 
 
 @dataclass(frozen=True)
@@ -220,10 +220,10 @@ class Anatomy:
     @property
     def dense_weights(self) -> int:
         """Prunable weights of the dense model: the denominator of both sparsities."""
-        return sum(self.dense_weights_of(block) for block in self.blocks())
+        return sum(map(self.dense_weights_of, self.blocks()))
 
     def dense_weights_of(self, block: AttentionBlock | MLPBlock) -> int:
-        """Prunable weights of one block of the dense model.
+        """Prunable weights that a block has in the dense model: its units, at the dense width.
 
         Args:
             block: the block as it stands.
@@ -234,5 +234,10 @@ class Anatomy:
         )
         if isinstance(block, AttentionBlock):
             per_head = block.weights_per_head + block.head_dim * removed
-            return self.lineage.heads[block.name] * per_head
-        return self.lineage.neurons[block.name] * (block.weights_per_neuron + removed)
+            weights = self.lineage.heads[block.name] * per_head
+        else:
+            weights = self.lineage.neurons[block.name] * (block.weights_per_neuron + removed)
+        if not self.lineage.plan.remove_hidden:
+            return weights
+        # Every matrix of a block has one side that is the stream's width.
+        return weights * (self.lineage.width or 0) // len(self.lineage.kept_hidden())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -70,6 +70,28 @@ class MLPPattern:
 
 
 @dataclass(frozen=True)
+class StreamPattern:
+    """Where a family with norms behind its blocks writes and reads its residual stream.
+
+    Every hidden state is what one of the norms returns; the blocks are declared already.
+
+    Args:
+        embeddings: paths of the embeddings, whose columns are hidden dimensions.
+        norms: paths of the norms, with '*' for the layer number or without.
+        width_key: config key of the hidden width.
+        heads: name of a model class -> paths, in the whole model, of its layers that read the
+            stream outside the blocks. A class that is not named is refused.
+        readers: paths of such layers inside the root, such as a pooler; they may be absent.
+    """
+
+    embeddings: tuple[str, ...]
+    norms: tuple[str, ...]
+    width_key: str
+    heads: Mapping[str, tuple[str, ...]]
+    readers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Family:
     """One architecture: where its blocks are and how its config names their sizes.
 
@@ -84,6 +106,7 @@ class Family:
         position_bias: paths of the embeddings of shape (buckets, heads) shared by a stack.
         single_stack: True where one list of layers holds everything, which `per_layer_config` of
             transformers can describe.
+        stream: where the residual stream is; None where its width cannot be cut.
     """
 
     model_type: str
@@ -94,6 +117,7 @@ class Family:
     fixed_head_dim: bool = True
     position_bias: tuple[str, ...] = ()
     single_stack: bool = True
+    stream: StreamPattern | None = None
 
     def __post_init__(self) -> None:
         patterns: list[AttentionPattern | MLPPattern] = [*self.attention, *self.mlp]

@@ -18,7 +18,7 @@ from neuroprune.anatomy.patterns import (
     linear_at,
     matched_paths,
 )
-from neuroprune.plan import Lineage
+from neuroprune.lineage import Lineage
 
 _FAMILIES: dict[str, Family] = {}
 # Classes that wrap a model so that its parameters or its forward are no longer its own.
@@ -73,6 +73,13 @@ def family_of(model: nn.Module) -> Family:
     return _FAMILIES[model_type]
 
 
+def families_with_streams() -> dict[str, Family]:
+    """Model type -> family, for those that declare their residual stream."""
+    import neuroprune.anatomy.families  # noqa: F401  (declares the families that ship)
+
+    return {name: _FAMILIES[name] for name in sorted(_FAMILIES) if _FAMILIES[name].stream}
+
+
 def anatomy_of(model: nn.Module) -> Anatomy:
     """Every attention and MLP block of a model, with any head or none.
 
@@ -103,7 +110,7 @@ def anatomy_of(model: nn.Module) -> Anatomy:
         )
     order = {name: i for i, (name, _) in enumerate(root.named_modules())}
     attentions = tuple(sorted(attentions, key=lambda b: order[b.name]))
-    lineage = _lineage(root, attentions, mlps)
+    lineage = _lineage(family, root, attentions, mlps)
     return Anatomy(family.model_type, model, root, attentions, mlps, lineage)
 
 
@@ -179,7 +186,10 @@ def _mlps(root: nn.Module, pattern: MLPPattern) -> list[MLPBlock]:
 
 
 def _lineage(
-    root: nn.Module, attentions: tuple[AttentionBlock, ...], mlps: tuple[MLPBlock, ...]
+    family: Family,
+    root: nn.Module,
+    attentions: tuple[AttentionBlock, ...],
+    mlps: tuple[MLPBlock, ...],
 ) -> Lineage:
     """The lineage that the config carries, or that of a model nothing was cut from yet."""
     heads = {b.name: b.num_heads for b in attentions}
@@ -187,18 +197,27 @@ def _lineage(
     inputs = {b.name: input_widths(b) for b in attentions} | {b.name: input_widths(b) for b in mlps}
     config: Any = root.config
     stored = getattr(config, "neuroprune", None)
+    here = None if family.stream is None else int(mlps[0].down_proj.weight.shape[0])
     if stored is None:
-        return Lineage(config.model_type, heads, neurons, inputs=inputs)
+        return Lineage(config.model_type, heads, neurons, inputs=inputs, width=here)
     lineage = Lineage.from_dict(stored)
     if not lineage.inputs:  # saved only where some were removed
         lineage = replace(lineage, inputs=inputs)
+    if lineage.width is None:
+        lineage = replace(lineage, width=here)
     kept_heads = {name: len(lineage.kept_heads(name)) for name in lineage.heads}
     kept_neurons = {name: len(lineage.kept_neurons(name)) for name in lineage.neurons}
     kept_inputs = {
         name: {group: len(lineage.kept_inputs(name, group)) for group in groups}
         for name, groups in lineage.inputs.items()
     }
-    if (kept_heads, kept_neurons, kept_inputs) != (heads, neurons, inputs):
+    fits = (kept_heads, kept_neurons, kept_inputs) == (heads, neurons, inputs)
+    if lineage.plan.remove_hidden:
+        fits = fits and len(lineage.kept_hidden()) == here
+        if family.fixed_head_dim:  # a dense model of the narrow width would have narrower heads
+            sizes = {b.head_dim * lineage.heads[b.name] for b in attentions}
+            fits = fits and sizes == {lineage.width}
+    if not fits:
         raise AnatomyError(
             "the model's config carries the plan of a model with other shapes. Load a pruned model "
             "with neuroprune.from_pretrained, and do not build a dense model from its config."

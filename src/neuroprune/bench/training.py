@@ -74,6 +74,8 @@ class TrainingResult:
             out["removed_neurons"] = self.removed.num_neurons
             if self.removed.num_inputs:
                 out["removed_inputs"] = self.removed.num_inputs
+            if self.removed.remove_hidden:
+                out["removed_hidden"] = len(self.removed.remove_hidden)
         if self.reached:
             out["reached"] = dict(self.reached)
         return out

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from neuroprune.anatomy import Anatomy, Family, anatomy_of, family_of
-from neuroprune.plan import Lineage
+from neuroprune.lineage import Lineage
 
 
 def stock_settings(anatomy: Anatomy, family: Family) -> dict[str, int] | None:
@@ -21,10 +21,11 @@ def stock_settings(anatomy: Anatomy, family: Family) -> dict[str, int] | None:
     A stock config knows one number of heads and one MLP width, and no layer that reads a part of
     its input. Where head_dim is computed as
     hidden / heads, fewer heads would mean other heads, so only MLP cuts can be described. A shared
-    position bias needs the same original heads in every self-attention of a stack.
+    position bias needs the same original heads in every self-attention of a stack. A narrower
+    residual stream is described by none: the heads would have to be narrower with it.
     """
     lineage, settings = anatomy.lineage, {}
-    if lineage.plan.remove_inputs:
+    if lineage.plan.remove_inputs or lineage.plan.remove_hidden:
         return None
     widths = {b.d_ff for b in anatomy.mlps}
     if lineage.plan.remove_neurons:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from neuroprune.anatomy import AnatomyError, anatomy_of
+from neuroprune.anatomy.registry import families_with_streams
 from neuroprune.checkpoint.files import (
     CHECKPOINT_VERSION,
     PLAN_FILE,
@@ -15,7 +16,8 @@ from neuroprune.checkpoint.files import (
     verify,
 )
 from neuroprune.checkpoint.layout import widen_position_bias_
-from neuroprune.plan import Lineage, PlanError
+from neuroprune.lineage import Lineage
+from neuroprune.plan import PlanError
 from neuroprune.surgery import adopt_, reshape_
 
 
@@ -46,7 +48,7 @@ def from_pretrained(directory: Path | str, model_class: Any = None, **kwargs: An
         raise CheckpointError(
             "config, state_dict and output_loading_info come from the checkpoint; leave them out."
         )
-    config, kwargs = _config(settings, kwargs)
+    config, kwargs = _config(settings | _dense_width(lineage), kwargs)
     saved_class = _saved_class(settings, directory)
     wanted = saved_class if model_class is None else _class_for(model_class, config)
     built = wanted if layout is not None else _replaying(wanted, lineage)
@@ -115,7 +117,7 @@ def _read_plan(
         )
     try:
         lineage = Lineage.from_dict(stored)
-    except PlanError as error:
+    except (PlanError, AnatomyError) as error:
         raise CheckpointError(f"{directory}: {error} Save the model again.") from error
     if lineage.model_type != settings.get("model_type"):
         raise CheckpointError(
@@ -136,6 +138,14 @@ def _saved_class(settings: Mapping[str, Any], directory: Path) -> Any:
             "does not have. Pass model_class=..."
         )
     return found[0]
+
+
+def _dense_width(lineage: Lineage) -> dict[str, Any]:
+    """The config value of the width that the dense model had, where some of it was removed."""
+    family = families_with_streams().get(lineage.model_type)
+    if not lineage.plan.remove_hidden or family is None or family.stream is None:
+        return {}
+    return {family.stream.width_key: lineage.width}
 
 
 def _config(settings: Mapping[str, Any], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -185,7 +195,7 @@ def _load(model_class: Any, directory: Path, config: Any, kwargs: dict[str, Any]
         return model_class.from_pretrained(
             directory, config=config, output_loading_info=True, **kwargs
         )
-    except PlanError as error:
+    except (PlanError, AnatomyError) as error:
         raise CheckpointError(f"{directory}: {error}") from error
     except (RuntimeError, OSError) as error:
         raise CheckpointError(

@@ -59,6 +59,10 @@ def inspect(
         **total.to_dict(),
     }
     shown = [_table(Path(model).name, anatomy.model_type, blocks, total, eps)]
+    lineage = anatomy.lineage
+    if lineage.plan.remove_hidden:
+        payload["hidden"] = {"kept": len(lineage.kept_hidden()), "dense": lineage.width}
+        shown.append(f"hidden dimensions: {len(lineage.kept_hidden())} of {lineage.width}.")
     if topology:
         from neuroprune.cli.topology import described
 

@@ -23,8 +23,8 @@ def shrink(
         Path | None,
         typer.Option(
             help="JSON with remove_heads, remove_neurons (block -> indices), merge_heads (block -> "
-            "{removed: kept}) and remove_inputs (block -> group -> indices), counting the model's "
-            "units as `inspect` lists them.",
+            "{removed: kept}), remove_inputs (block -> group -> indices) and remove_hidden "
+            "(indices), counting the model's units as `inspect` lists them.",
             show_default=False,
         ),
     ] = None,
@@ -60,24 +60,27 @@ def shrink(
     except ValueError:
         tokenizer = None  # a bare model stays a bare model
     save_pretrained(loaded, out, tokenizer)
-    removed = f"{done.num_heads} heads and {done.num_neurons} neurons"
-    if done.num_inputs:
-        removed += f" and {done.num_inputs} inputs"
     payload = {
         "out": str(out),
-        "removed_heads": done.num_heads,
-        "removed_neurons": done.num_neurons,
-        "removed_inputs": done.num_inputs,
+        **{f"removed_{what.split()[0]}": count for what, count in _removed(done).items()},
         "plan": done.to_dict(),
         "before": before.to_dict(),
         "after": after.to_dict(),
     }
+    removed = " and ".join(f"{count} {what}" for what, count in _removed(done).items())
     shown = (
         f"removed {removed}; structural sparsity "
         f"{before.structural_sparsity:.1%} -> {after.structural_sparsity:.1%} of the dense model's "
         f"{after.dense_weights:,} prunable weights\nsaved to {out}"
     )
     emit(payload, shown, json_output)
+
+
+def _removed(plan: ShrinkPlan) -> dict[str, int]:
+    """What a plan removes and how much of it; of dimensions only where any go."""
+    others = {"inputs": plan.num_inputs, "hidden dimensions": len(plan.remove_hidden)}
+    units = {"heads": plan.num_heads, "neurons": plan.num_neurons}
+    return units | {what: count for what, count in others.items() if count}
 
 
 def read_plan(path: Path) -> ShrinkPlan:

@@ -81,10 +81,15 @@ def expected_sparsity(
     block_of: Int64[Tensor, " n"],
     costs: Float[Tensor, " n"],
     whole: float,
+    hidden_open: Float[Tensor, " d"] | None = None,
 ) -> Float[Tensor, ""]:
     """Expected share of the dense model that is gone, where a unit needs its block.
 
         s = 1 - (1 / W) * sum_u c_u * P(z_block(u) > 0) * P(z_u > 0)
+
+    and, where hidden dimensions have gates, a weight needs its dimension, too:
+
+        s = 1 - (1 / W) * sum_u (c_u / d) * P(z_block(u) > 0) * P(z_u > 0) * sum_k P(z_k > 0)
 
     Args:
         unit_open: probability that each unit's own gate is open, shape (n,).
@@ -93,13 +98,16 @@ def expected_sparsity(
         costs: c, weights of each unit, shape (n,).
         whole: W, weights of the dense model; what was removed before has no unit and counts as
             gone.
+        hidden_open: probability that each hidden dimension's gate is open, shape (d,); None where
+            they have none.
 
     Returns:
         The expected sparsity, a scalar.
 
     Reference: Xia, Zhong and Chen (2022), arXiv 2204.00408, equation 1.
     """
-    return 1.0 - (costs * block_open[block_of] * unit_open).sum() / whole
+    kept = (costs * block_open[block_of] * unit_open).sum()
+    return 1.0 - (kept if hidden_open is None else kept * hidden_open.mean()) / whole
 
 
 def lagrangian(

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from neuroprune.anatomy import Anatomy, AttentionBlock, MLPBlock, anatomy_of
+from neuroprune.anatomy import Anatomy, AttentionBlock, MLPBlock, anatomy_of, stream_of
 from neuroprune.anatomy.inputs import count_flops
 from neuroprune.methods.goals import unit_counts, unit_parameters
 from neuroprune.topology.sparsity import sparsity
@@ -89,7 +89,7 @@ def size_report(
 
 
 def removed_parameters(anatomy: Anatomy) -> int:
-    """Parameters that went with removed heads, neurons and inputs, biases included.
+    """Parameters that went with removed heads, neurons, inputs and hidden dimensions, biases too.
 
     Args:
         anatomy: the model's blocks.
@@ -104,13 +104,27 @@ def removed_parameters(anatomy: Anatomy) -> int:
         for group, layers in block.readers().items():
             rows = sum(_rows_per_unit(block, layer, counts[block.name]) for layer in layers)
             removed += lineage.removed_inputs(block.name, group) * rows * dense[block.name]
-    return round(removed)
+    return round(removed) + _removed_hidden(anatomy)
 
 
 def _rows_per_unit(block: AttentionBlock | MLPBlock, layer: nn.Linear, units: int) -> float:
     if units:
         return layer.weight.shape[0] / units
     return block.head_dim if isinstance(block, AttentionBlock) else 1
+
+
+def _removed_hidden(anatomy: Anatomy) -> int:
+    """Parameters that went with the hidden dimensions, of the units removed before included."""
+    plan = anatomy.lineage.plan
+    if not plan.remove_hidden:
+        return 0
+    stream, inside = stream_of(anatomy), set(anatomy.linears())
+    rows = sum(e.num_embeddings for e in stream.embeddings) + 2 * len(stream.norms)
+    rows += sum(r.out_features for r in stream.readers if r not in inside)
+    rows += sum(w.bias is not None for w in stream.writers)
+    # Every unit of the dense model has the same weights in each dimension.
+    weights = anatomy.dense_weights // (anatomy.lineage.width or 1)
+    return (rows + weights) * len(plan.remove_hidden)
 
 
 def bytes_on_disk(directory: Path | str) -> int:

@@ -40,7 +40,8 @@ def dead_inputs(anatomy: Anatomy) -> ShrinkPlan:
 
     Input i of a group of matrices (q, k and v; up and gate) is dead where column i of every one is
     zero. A group drops its dead inputs where at least `LEAST_DEAD_INPUTS` of those that the dense
-    model reads would then be gone; fewer stay as zeros. Biases play no part.
+    model reads would then be gone; fewer stay as zeros. Biases play no part. None go from a model
+    that has lost hidden dimensions: a plan has no place for both.
 
     Args:
         anatomy: the model's blocks, best without dead units, whose weights hide dead inputs.
@@ -52,7 +53,7 @@ def dead_inputs(anatomy: Anatomy) -> ShrinkPlan:
     whole).
     """
     removed: dict[str, dict[str, list[int]]] = {}
-    for block in anatomy.blocks():
+    for block in () if anatomy.lineage.plan.remove_hidden else anatomy.blocks():
         for group, layers in block.readers().items():
             if layers[0].weight.shape[0] == 0 or not all(map(can_gather, layers)):
                 continue  # without units, nothing reads

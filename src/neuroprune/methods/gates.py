@@ -1,139 +1,26 @@
-"""Learnt gates on heads and neurons: where they act, what trains them, when they are fixed."""
+"""Learnt gates: what trains them, and when they are drawn and fixed."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
-from neuroprune.anatomy import Anatomy
+from neuroprune.anatomy import Anatomy, Stream
 from neuroprune.anatomy.inputs import device_of
 from neuroprune.config import DSP, CoFi, ConfigError
 from neuroprune.control.schedule import Ramp
-from neuroprune.core.importance import first_order_per_unit
+from neuroprune.methods.gate_hooks import GateHooks, StreamHooks, fold_
 from neuroprune.methods.method import Method, StepSizeOf, refuse_budget, schedule_length
-from neuroprune.methods.units import Block, fan_out, plan_of, unit_number, unit_width
+from neuroprune.methods.units import Block, plan_of, unit_number
 from neuroprune.plan import ShrinkPlan
 
 GatedT = TypeVar("GatedT", bound=CoFi | DSP)
 JITTER = 0.01  # spread of the logits at the start, so that there are no ties
-
-
-class GateHooks:
-    """Multiplies units by gates, in front of the layer that reads them.
-
-    A gate stands on every head (group of heads that share keys and values) and neuron. It acts on
-    the input of the output layer, whatever computed it. In training mode the sampled gates act and
-    gather gradients, over all forward passes of a step; in eval mode the fixed ones act.
-    """
-
-    def __init__(self) -> None:
-        self._hooks: list[Any] = []
-        self._blocks: tuple[Block, ...] = ()
-        self._sampled: dict[str, Tensor] = {}
-        self._fixed: dict[str, Tensor] = {}
-
-    @property
-    def attached(self) -> bool:
-        """Whether the gates act."""
-        return bool(self._hooks)
-
-    def set_(self, blocks: Sequence[Block], sampled: Tensor, fixed: Tensor) -> None:
-        """Let these gates act from now on; gradients gathered before are dropped.
-
-        Args:
-            blocks: blocks with units.
-            sampled: gates of training mode, block after block, shape (units,).
-            fixed: gates of eval mode, likewise.
-        """
-        self._blocks = tuple(blocks)
-        sizes = [unit_number(b) for b in blocks]
-        # Leaves of their own: every micro-batch runs its own backward, which must end here.
-        for block, own, other in zip(blocks, sampled.split(sizes), fixed.split(sizes), strict=True):
-            self._sampled[block.name] = own.detach().clone().requires_grad_()
-            self._fixed[block.name] = other.detach().clone()
-        if not self._hooks:
-            for block in blocks:
-                hook = partial(self._multiply, block.name, unit_width(block))
-                self._hooks.append(fan_out(block).register_forward_pre_hook(hook))
-
-    def closes(self, name: str) -> bool:
-        """Whether the gates of this step shut out all units of a block.
-
-        Args:
-            name: of the block.
-        """
-        return self.attached and name in self._sampled and not bool(self._sampled[name].any())
-
-    def detach(self) -> None:
-        """Take the gates away."""
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
-
-    def _multiply(
-        self, name: str, width: int, layer: nn.Module, args: tuple[Any, ...]
-    ) -> tuple[Any, ...]:
-        x: Tensor = args[0]
-        gate = (self._sampled if layer.training else self._fixed)[name].to(x.device)
-        if width > 1:
-            gate = gate.repeat_interleave(width)
-        return ((x * gate).to(x.dtype), *args[1:])  # multiplied in the wider type of the two
-
-    def gradient(self) -> Tensor:
-        """Gradient of the task loss with respect to the sampled gates, shape (units,).
-
-        Raises:
-            ConfigError: no forward pass in training mode went through a gate.
-        """
-        if all(g.grad is None for g in self._sampled.values()):
-            raise ConfigError(
-                "the gates had no say in this step: no gradient came through them. Train in "
-                "training mode: call model.train() before the forward pass."
-            )
-        gates = (self._sampled[b.name] for b in self._blocks)
-        return torch.cat([torch.zeros_like(g) if g.grad is None else g.grad for g in gates])
-
-    @torch.no_grad()
-    def carried_scale(self) -> float:
-        """By how much the gates' gradients are larger than what the weights' have become.
-
-            sum_j w_uj dL/dw_uj = z_u dL/dz_u,   j over the outgoing weights of unit u
-
-        holds after the backward pass. What was done to the weights' gradients since then, by a
-        gradient scaler that divides by its scale or by clipping, has to be done to the gates', too.
-
-        Returns:
-            The ratio of the norms of both sides, >= 1; 1 where it cannot be told.
-        """
-        ours = theirs = torch.zeros(())
-        for block in self._blocks:
-            gate, weight = self._sampled[block.name], fan_out(block).weight
-            if gate.grad is not None and weight.grad is not None:
-                ours = ours.to(gate.device) + (gate * gate.grad).square().sum()
-                score = first_order_per_unit(weight, weight.grad, unit_width(block))
-                theirs = theirs.to(score.device) + score.sum()
-        squared = float(ours) / float(theirs) if float(theirs) > 0 else 1.0
-        return squared**0.5 if 1.0 < squared < float("inf") else 1.0
-
-
-@torch.no_grad()
-def fold_(blocks: Sequence[Block], gates: Tensor) -> None:
-    """Write gates into the weights that read the units: their columns are multiplied.
-
-    Args:
-        blocks: blocks with units.
-        gates: block after block, shape (units,).
-    """
-    parts = gates.split([unit_number(b) for b in blocks])
-    for block, gate in zip(blocks, parts, strict=True):
-        weight = fan_out(block).weight
-        weight.mul_(gate.to(weight.device, weight.dtype).repeat_interleave(unit_width(block)))
 
 
 class GateOptimizer:
@@ -232,6 +119,7 @@ class GatedMethod(Method[GatedT]):
         self.seed = 0
         self.blocks: tuple[Block, ...] = ()
         self.hooks = GateHooks()
+        self.stream: StreamHooks | None = None
         self.logits = torch.zeros(0)
         self.optimizer: GateOptimizer | None = None
         self._drawn = torch.zeros(0)  # with the graph back to the logits
@@ -253,9 +141,19 @@ class GatedMethod(Method[GatedT]):
             anatomy: the model's blocks.
         """
 
+    def gated_stream(self, anatomy: Anatomy) -> Stream | None:
+        """The residual stream, where its hidden dimensions have gates.
+
+        Args:
+            anatomy: the model's blocks.
+        """
+        return None
+
     @abstractmethod
     def draw(self, uniform: Tensor) -> Tensor:
-        """Gates of the units for one step, shape (units,), differentiable in the logits.
+        """Gates of the units, then of hidden dimensions, for one step.
+
+        Shape (units,) or (units + d,), differentiable in the logits.
 
         Args:
             uniform: noise in [0, 1), one for each logit.
@@ -263,7 +161,7 @@ class GatedMethod(Method[GatedT]):
 
     @abstractmethod
     def fixed(self) -> Tensor:
-        """Gates of the units without noise, shape (units,)."""
+        """Gates of the units, then of hidden dimensions, without noise."""
 
     @abstractmethod
     def learn_(self, optimizer: GateOptimizer, drawn: Tensor, gradient: Tensor) -> None:
@@ -283,9 +181,19 @@ class GatedMethod(Method[GatedT]):
             anatomy: the model's blocks.
         """
 
+    def closed_dimensions(self, anatomy: Anatomy) -> tuple[int, ...]:
+        """Hidden dimensions that go at the cut.
+
+        Args:
+            anatomy: the model's blocks.
+        """
+        return ()
+
     def setup(self, anatomy: Anatomy, optimizer: Optimizer) -> None:
         """Refuse what cannot be reached; no gate acts before `begin`."""
         self.blocks = tuple(b for b in self.gated(anatomy) if unit_number(b))
+        stream = self.gated_stream(anatomy)
+        self.stream = None if stream is None else StreamHooks(stream)
         self.seed = torch.initial_seed() % 2**31
         self.optimizer = self.prepare_(anatomy)
         self.done = not self.blocks
@@ -314,12 +222,30 @@ class GatedMethod(Method[GatedT]):
             uniform = torch.rand(len(self.logits), generator=generator)
             self._drawn = self.draw(uniform.to(self.logits.device))
             with torch.no_grad():
-                self.hooks.set_(self.blocks, self._drawn, self.fixed())
+                sampled, fixed = self._split(self._drawn), self._split(self.fixed())
+                self.hooks.set_(self.blocks, sampled[0], fixed[0])
+                if self.stream is not None:
+                    self.stream.set_(sampled[1], fixed[1])
+
+    def _split(self, gates: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the units, and of the hidden dimensions."""
+        units = sum(unit_number(b) for b in self.blocks)
+        return gates[:units], gates[units:]
+
+    def _gradient_of_gates(self) -> Tensor:
+        """Of units, then of hidden dimensions."""
+        units = self.hooks.gradient()
+        return units if self.stream is None else torch.cat([units, self.stream.gradient()])
+
+    def _take_away_(self) -> None:
+        self.hooks.detach()
+        if self.stream is not None:
+            self.stream.detach()
 
     def add_penalty_grad_(self, anatomy: Anatomy, scale: float) -> None:
         """Take the gradient of the gates; that of the weights is left alone."""
         if self.learning:
-            gradient = self.hooks.gradient() / (scale * self.hooks.carried_scale())
+            gradient = self._gradient_of_gates() / (scale * self.hooks.carried_scale())
             # A gradient scaler skips steps that overflow; what they left here is dropped.
             self._gradient = gradient if bool(gradient.isfinite().all()) else None
 
@@ -357,10 +283,13 @@ class GatedMethod(Method[GatedT]):
         """Who goes; from now on the gates are in the weights, and nothing acts in the forward."""
         if self.done:
             return ShrinkPlan()
-        plan = plan_of(anatomy, self.chosen(anatomy))
+        plan = plan_of(anatomy, self.chosen(anatomy), self.closed_dimensions(anatomy))
         if self.hooks.attached:
-            fold_(self.blocks, self.fixed())
-        self.hooks.detach()
+            units, dimensions = self._split(self.fixed())
+            fold_(self.blocks, units)
+            if self.stream is not None:
+                self.stream.fold_(dimensions)
+        self._take_away_()
         self.done = True
         return plan
 
@@ -370,7 +299,7 @@ class GatedMethod(Method[GatedT]):
 
     def teardown(self) -> None:
         """Take the gates away."""
-        self.hooks.detach()
+        self._take_away_()
 
     def state_dict(self) -> dict[str, Any]:
         """Step, seed, logits and their moments; after the cut there are no gates to keep."""
@@ -381,7 +310,7 @@ class GatedMethod(Method[GatedT]):
         """Continue at the saved step, with the noise the run would have had."""
         self.step, self.seed = int(state["step"]), int(state["seed"])
         self.done = bool(state["done"])
-        self.hooks.detach()
+        self._take_away_()
         if self.optimizer is not None and not self.done:
             self.optimizer.load_state_dict(state["gates"])
         self._draw_()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -63,12 +63,13 @@ def unit_weights(block: Block) -> int:
     return block.weights_per_head * heads_per_unit(block)
 
 
-def plan_of(anatomy: Anatomy, gone: Mapping[str, Tensor]) -> ShrinkPlan:
+def plan_of(anatomy: Anatomy, gone: Mapping[str, Tensor], hidden: Iterable[int] = ()) -> ShrinkPlan:
     """The plan that removes the marked units.
 
     Args:
         anatomy: the model's blocks.
         gone: block name -> boolean mask over its units.
+        hidden: hidden dimensions that go with them.
     """
     heads = {}
     for block in anatomy.attentions:
@@ -78,7 +79,7 @@ def plan_of(anatomy: Anatomy, gone: Mapping[str, Tensor]) -> ShrinkPlan:
     neurons = {
         b.name: gone[b.name].nonzero().squeeze(1).tolist() for b in anatomy.mlps if b.name in gone
     }
-    return ShrinkPlan(heads, neurons)
+    return ShrinkPlan(heads, neurons, remove_hidden=hidden)
 
 
 def masks_of(anatomy: Anatomy, plan: ShrinkPlan) -> dict[str, Tensor]:

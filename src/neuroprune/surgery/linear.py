@@ -20,9 +20,9 @@ def keep_outputs_(linear: nn.Linear, index: Tensor) -> Replacements:
     Returns:
         Old parameter -> replacement, for the optimizer.
     """
-    done = _replace_(linear, "weight", 0, index)
+    done = replace_(linear, "weight", 0, index)
     if linear.bias is not None:
-        done |= _replace_(linear, "bias", 0, index)
+        done |= replace_(linear, "bias", 0, index)
     linear.out_features = index.numel()
     return done
 
@@ -39,20 +39,32 @@ def keep_inputs_(linear: nn.Linear, index: Tensor, weight: Tensor | None = None)
         Old parameter -> replacement, for the optimizer.
     """
     linear.in_features = index.numel()
-    return _replace_(linear, "weight", 1, index, weight)
+    return replace_(linear, "weight", 1, index, weight)
 
 
-def _replace_(
-    linear: nn.Linear, name: str, dim: int, index: Tensor, value: Tensor | None = None
+def replace_(
+    module: nn.Module, name: str, dim: int, index: Tensor, value: Tensor | None = None
 ) -> Replacements:
+    """Put a parameter with only `index` left along `dim` in the place of another.
+
+    Args:
+        module: it holds the parameter.
+        name: of the parameter.
+        dim: the dimension that is cut.
+        index: int64 indices to keep, shape (kept,).
+        value: values to take the slice from, where they are not the parameter's own.
+
+    Returns:
+        Old parameter -> replacement, for the optimizer.
+    """
     # A new Parameter, not a resized old one: a graph that is still alive keeps the old shape.
-    old: nn.Parameter = getattr(linear, name)
+    old: nn.Parameter = getattr(module, name)
     index = index.to(old.device)
     value = old.detach() if value is None else value
     new = nn.Parameter(value.index_select(dim, index), requires_grad=old.requires_grad)
     if old.grad is not None:
         new.grad = old.grad.index_select(dim, index)
-    setattr(linear, name, new)
+    setattr(module, name, new)
     return {old: Replacement(new, dim, index)}
 
 

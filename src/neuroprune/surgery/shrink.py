@@ -8,13 +8,15 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from neuroprune.anatomy import Anatomy, anatomy_of
-from neuroprune.plan import Lineage, PlanError, ShrinkPlan
+from neuroprune.anatomy import Anatomy, anatomy_of, family_of
+from neuroprune.lineage import Lineage
+from neuroprune.plan import PlanError, ShrinkPlan
 from neuroprune.surgery.heads import (
     fold_constant_heads_,
     kv_heads_kept,
     remove_heads_,
 )
+from neuroprune.surgery.hidden import hidden_cuts, remove_hidden_
 from neuroprune.surgery.inputs import check_layers, gather_, remove_inputs_
 from neuroprune.surgery.linear import Replacements, kept_index, skip_empty_gradients_
 from neuroprune.surgery.neurons import fold_constant_neurons_, remove_neurons_
@@ -28,13 +30,13 @@ from neuroprune.surgery.ragged_attention import check_implementation, install_
 
 
 def shrink_(model: nn.Module, plan: ShrinkPlan, optimizer: Any = None) -> None:
-    """Remove heads (merging first), neurons and input dimensions from a model, in place.
+    """Remove heads (merging first), neurons, input and hidden dimensions from a model, in place.
 
     In eval mode and float32 the outputs do not change where the plan removes units whose fan-out is
     zero, units that emit a constant which an output bias can take up, or input dimensions whose
-    columns are zero. Parameters are replaced,
-    not resized; give the optimizer so that its groups and state follow. Schedulers and gradient
-    scalers need no care.
+    columns are zero. Where hidden dimensions go, norms are taken over those that are left.
+    Parameters are replaced, not resized; give the optimizer so that its groups and state follow.
+    Schedulers and gradient scalers need no care.
 
     Args:
         model: a transformers model of a declared family, not wrapped.
@@ -43,6 +45,8 @@ def shrink_(model: nn.Module, plan: ShrinkPlan, optimizer: Any = None) -> None:
 
     Raises:
         UnknownFamilyError: the model's type was not declared.
+        AnatomyError: hidden dimensions would go, and the model's head does not declare what reads
+            them.
         WrappedModelError: the model is wrapped or compiled.
         PlanError: the plan names a block, a unit or an input that the model does not have, splits
             a group of heads that share keys and values, removes heads of a family with a shared
@@ -68,14 +72,16 @@ def shrink_(model: nn.Module, plan: ShrinkPlan, optimizer: Any = None) -> None:
     check_layers(anatomy, plan)
     inner = None if optimizer is None else unwrap_optimizer(optimizer)
     cuts = _parameter_cuts(anatomy, plan)
+    hidden = hidden_cuts(anatomy) if plan.remove_hidden else {}
     if inner is not None:
         _check_owner(model, inner)
         check_state(inner, cuts)
         check_state(inner, _column_cuts(anatomy, plan))
+        check_state(inner, hidden)
     if not plan:
         return
     # Units first: what a constant neuron emits is folded while its layers are whole.
-    for cut in (_cut_, _cut_inputs_):
+    for cut in (_cut_, _cut_inputs_, _cut_hidden_):  # one dimension of a parameter after the other
         replaced = cut(anatomy, plan)
         if inner is not None:
             rebind_(inner, replaced)
@@ -98,11 +104,18 @@ def reshape_(model: nn.Module, lineage: Lineage) -> None:
     anatomy = anatomy_of(model)
     here = anatomy.lineage
     lineage = lineage.restricted_to([*here.heads, *here.neurons])
-    if (here.model_type, here.heads, here.neurons, lineage.inputs or here.inputs) != (
+    if (
+        here.model_type,
+        here.heads,
+        here.neurons,
+        lineage.inputs or here.inputs,
+        here.width if lineage.width is None else lineage.width,
+    ) != (
         lineage.model_type,
         lineage.heads,
         lineage.neurons,
         here.inputs,
+        here.width,
     ):
         raise PlanError(
             "the plan was made for a model with other blocks or sizes than this config describes. "
@@ -115,6 +128,7 @@ def reshape_(model: nn.Module, lineage: Lineage) -> None:
         if mlp.name in lineage.plan.remove_neurons:
             remove_neurons_(mlp, lineage.plan.remove_neurons[mlp.name])
     _cut_inputs_(anatomy, lineage.plan)
+    _cut_hidden_(anatomy, lineage.plan)
     adopt_(model, lineage)
 
 
@@ -127,7 +141,13 @@ def adopt_(model: nn.Module, lineage: Lineage) -> None:
         model: a model whose shapes already are those of the lineage.
         lineage: what was cut so far.
     """
-    own_config_(model).neuroprune = lineage.to_dict()
+    config = own_config_(model)
+    config.neuroprune = lineage.to_dict()
+    stream = family_of(model).stream
+    if lineage.plan.remove_hidden and stream is not None:
+        # What reads a config wants to know how wide the hidden states are. Loading goes by the
+        # lineage's width, since head_dim may be computed from this one.
+        setattr(config, stream.width_key, len(lineage.kept_hidden()))
     anatomy = anatomy_of(model)
     install_(anatomy)
     gather_(anatomy)
@@ -188,6 +208,11 @@ def _column_cuts(anatomy: Anatomy, plan: ShrinkPlan) -> dict[Tensor, int]:
         for group in plan.remove_inputs.get(block.name, {})
         for layer in block.readers()[group]
     }
+
+
+def _cut_hidden_(anatomy: Anatomy, plan: ShrinkPlan) -> Replacements:
+    """Remove hidden dimensions from everything that reads or writes the residual stream."""
+    return remove_hidden_(anatomy, plan.remove_hidden) if plan.remove_hidden else {}
 
 
 def _cut_inputs_(anatomy: Anatomy, plan: ShrinkPlan) -> Replacements:

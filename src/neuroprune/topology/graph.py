@@ -16,6 +16,7 @@ from neuroprune.core.graphs import effective_rank, gini, unit_degrees
 from neuroprune.errors import ConfigError
 from neuroprune.settings import Config
 from neuroprune.topology.networks import SmallWorld, backbone, modularity, random_twin, small_world
+from neuroprune.topology.structure import hidden_places, widened
 from neuroprune.topology.tails import TailFit, fit_tail
 
 
@@ -223,7 +224,11 @@ def _block_graph(
     else:
         kind, dense_units = "mlp", lineage.neurons[name]
         roles = ("up", "down") if block.gate_proj is None else ("up", "gate", "down")
-    weights = [_connections(matrix, eps) for matrix in block.matrices()]
+    hidden = hidden_places(anatomy)
+    weights = [
+        widened(_connections(matrix, eps), role in ("o", "down"), hidden)
+        for role, matrix in zip(roles, block.matrices(), strict=True)
+    ]
     ranks = {role: _rank(weight) for role, weight in zip(roles, weights, strict=True)}
     *reads, fan_out = weights
     if isinstance(block, AttentionBlock):

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from neuroprune.anatomy import Anatomy, AttentionBlock, MLPBlock
-from neuroprune.plan import Lineage
+from neuroprune.lineage import Lineage
 
 GRID = 16  # cells a side of a pattern
 BINS = 20  # of a degree histogram
@@ -56,12 +56,40 @@ def structure(anatomy: Anatomy, eps: float = 0.0, patterns: bool = True) -> dict
                 "matrices": {
                     role: _matrix(mask, patterns)
                     for role, mask in dense_connections(
-                        block, kept, dense_units, eps, lineage
+                        block, kept, dense_units, eps, lineage, hidden_places(anatomy)
                     ).items()
                 },
             }
         )
     return {"eps": eps, "grid": GRID, "bins": BINS, "blocks": blocks}
+
+
+def hidden_places(anatomy: Anatomy) -> tuple[Tensor, int] | None:
+    """Dense indices of the hidden dimensions, and the dense width; None where none was removed.
+
+    Args:
+        anatomy: the model's blocks.
+    """
+    lineage = anatomy.lineage
+    if not lineage.plan.remove_hidden:
+        return None
+    return torch.tensor(lineage.kept_hidden()), lineage.width or 0
+
+
+def widened(matrix: Tensor, writes: bool, hidden: tuple[Tensor, int] | None) -> Tensor:
+    """A matrix with zeros, or False, where hidden dimensions were removed.
+
+    Args:
+        matrix: the matrix, on the CPU.
+        writes: whether its rows are hidden dimensions (o and down); otherwise its columns are.
+        hidden: what `hidden_places` says.
+    """
+    if hidden is None:
+        return matrix
+    index, width = hidden
+    dim = 0 if writes else 1
+    shape = (width, matrix.shape[1]) if writes else (matrix.shape[0], width)
+    return matrix.new_zeros(shape).index_copy(dim, index, matrix)
 
 
 def dense_connections(
@@ -70,6 +98,7 @@ def dense_connections(
     dense_units: int,
     eps: float = 0.0,
     lineage: Lineage | None = None,
+    hidden: tuple[Tensor, int] | None = None,
 ) -> dict[str, Tensor]:
     """Where connections are, for every matrix of a block, in the dense model's shape.
 
@@ -79,6 +108,7 @@ def dense_connections(
         dense_units: units of the dense block.
         eps: entries up to it in absolute value are no connection.
         lineage: says which inputs were removed; none, where it is left out.
+        hidden: what `hidden_places` says of the model.
 
     Returns:
         Role ("q", "k", "v", "o", or "up", "gate", "down") -> boolean matrix, (out, in).
@@ -97,6 +127,7 @@ def dense_connections(
                 width,
                 role == "o",
                 eps,
+                hidden,
             )
             for role, w in parts.items()
         }
@@ -106,7 +137,8 @@ def dense_connections(
     names = ("up",) if block.gate_proj is None else ("up", "gate")
     parts = dict(zip(names, fan_in, strict=True)) | {"down": block.down_proj.weight}
     masks = {
-        role: _spread(w, neurons, dense_units, 1, role == "down", eps) for role, w in parts.items()
+        role: _spread(w, neurons, dense_units, 1, role == "down", eps, hidden)
+        for role, w in parts.items()
     }
     return _with_inputs(masks, block, lineage)
 
@@ -129,10 +161,16 @@ def _with_inputs(
 
 @torch.no_grad()
 def _spread(
-    weight: Tensor, kept: Tensor, units: int, width: int, columns: bool, eps: float
+    weight: Tensor,
+    kept: Tensor,
+    units: int,
+    width: int,
+    columns: bool,
+    eps: float,
+    hidden: tuple[Tensor, int] | None,
 ) -> Tensor:
     """The mask of a matrix whose units were removed, at the places they had."""
-    there = (weight.detach().abs() > eps).cpu()
+    there = widened((weight.detach().abs() > eps).cpu(), columns, hidden)
     where = (kept.unsqueeze(1) * width + torch.arange(width)).reshape(-1)
     if columns:
         mask = torch.zeros(there.shape[0], units * width, dtype=torch.bool)

@@ -1,10 +1,10 @@
 """BERT and RoBERTa: one layout, two model types. Decoders with cross-attention included."""
 
-from neuroprune.anatomy.patterns import AttentionPattern, Family, MLPPattern
+from neuroprune.anatomy.patterns import AttentionPattern, Family, MLPPattern, StreamPattern
 from neuroprune.anatomy.registry import register_family
 
 
-def _family(model_type: str) -> Family:
+def _family(model_type: str, name: str, classifier: tuple[str, ...] = ()) -> Family:
     def attention(path: str, is_cross: bool) -> AttentionPattern:
         return AttentionPattern(
             path=path,
@@ -37,8 +37,31 @@ def _family(model_type: str) -> Family:
         ),
         heads_key="num_attention_heads",
         d_ff_key="intermediate_size",
+        stream=StreamPattern(
+            embeddings=(
+                "embeddings.word_embeddings",
+                "embeddings.position_embeddings",
+                "embeddings.token_type_embeddings",
+            ),
+            norms=(
+                "embeddings.LayerNorm",
+                "encoder.layer.*.attention.output.LayerNorm",
+                "encoder.layer.*.output.LayerNorm",
+            ),
+            width_key="hidden_size",
+            # The pooler reads the stream, and what stands on it does not. Language models are
+            # missing: their output embedding both writes and reads the stream.
+            readers=("pooler.dense",),
+            heads={
+                f"{name}Model": (),
+                f"{name}ForSequenceClassification": classifier,
+                f"{name}ForMultipleChoice": (),
+                f"{name}ForTokenClassification": ("classifier",),
+                f"{name}ForQuestionAnswering": ("qa_outputs",),
+            },
+        ),
     )
 
 
-BERT = register_family(_family("bert"))
-ROBERTA = register_family(_family("roberta"))
+BERT = register_family(_family("bert", "Bert"))
+ROBERTA = register_family(_family("roberta", "Roberta", classifier=("classifier.dense",)))

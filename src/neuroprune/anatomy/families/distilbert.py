@@ -1,6 +1,6 @@
 """DistilBERT."""
 
-from neuroprune.anatomy.patterns import AttentionPattern, Family, MLPPattern
+from neuroprune.anatomy.patterns import AttentionPattern, Family, MLPPattern, StreamPattern
 from neuroprune.anatomy.registry import register_family
 
 DISTILBERT = register_family(
@@ -24,5 +24,21 @@ DISTILBERT = register_family(
         ),
         heads_key="n_heads",
         d_ff_key="hidden_dim",
+        stream=StreamPattern(
+            embeddings=("embeddings.word_embeddings", "embeddings.position_embeddings"),
+            norms=(
+                "embeddings.LayerNorm",
+                "transformer.layer.*.sa_layer_norm",
+                "transformer.layer.*.output_layer_norm",
+            ),
+            width_key="dim",
+            heads={
+                "DistilBertModel": (),
+                "DistilBertForSequenceClassification": ("pre_classifier",),
+                "DistilBertForMultipleChoice": ("pre_classifier",),
+                "DistilBertForTokenClassification": ("classifier",),
+                "DistilBertForQuestionAnswering": ("qa_outputs",),
+            },
+        ),
     )
 )
