@@ -119,7 +119,10 @@ GROUP = "qkv"  # the one group of matrices of every block of a toy model
 
 @st.composite
 def plans(draw: st.DrawFn, sizes: Sizes) -> ShrinkPlan:
-    """A plan that fits a model with `sizes` = {"heads", "neurons", "inputs": {block: n}}."""
+    """A plan that fits a model with `sizes` = {"heads", "neurons", "inputs": {block: n}}.
+
+    Without "inputs", none are removed.
+    """
     remove_heads: dict[str, Any] = {}
     remove_neurons: dict[str, Any] = {}
     merge_heads: dict[str, Any] = {}
@@ -131,7 +134,9 @@ def plans(draw: st.DrawFn, sizes: Sizes) -> ShrinkPlan:
         remove_heads[block] = [i for i in gone if i not in merged or draw(st.booleans())]
     for block, total in sizes["neurons"].items():
         remove_neurons[block] = draw(_subset(total))
-    remove_inputs = {b: {GROUP: draw(_subset(total))} for b, total in sizes["inputs"].items()}
+    remove_inputs = {
+        b: {GROUP: draw(_subset(total))} for b, total in sizes.get("inputs", {}).items()
+    }
     return ShrinkPlan(remove_heads, remove_neurons, merge_heads, remove_inputs)
 
 
