@@ -18,6 +18,7 @@ from neuroprune.anatomy import AnatomyError, anatomy_of, stream_of
 from neuroprune.anatomy.registry import families_with_streams
 from neuroprune.checkpoint import CheckpointError
 from neuroprune.evaluation.size import size_report
+from neuroprune.methods import dead_inputs
 from neuroprune.plan import PlanError, ShrinkPlan
 from neuroprune.surgery import OptimizerStateError, shrink_
 from neuroprune.topology.graph import graph_report
@@ -315,3 +316,29 @@ def test_a_norm_that_the_declaration_does_not_name_is_refused() -> None:
 def test_dimensions_that_cannot_go_are_refused(gone: Any) -> None:
     with pytest.raises(PlanError, match=f"of a model with {D_MODEL}"):
         shrink_(make_model("bert"), ShrinkPlan(remove_hidden=gone))
+
+
+def test_a_model_loses_inputs_of_layers_or_hidden_dimensions() -> None:
+    """Both at once have no place in a plan, and the one after the other changes nothing."""
+    model = make_model("bert")
+    name = anatomy_of(model).mlps[0].name
+    with pytest.raises(PlanError, match="not both"):
+        ShrinkPlan(remove_inputs={name: {"up": [0]}}, remove_hidden=[1])
+    shrink_(model, ShrinkPlan(remove_hidden=[1]))
+    before = logits(model, make_inputs("bert"))
+    with pytest.raises(PlanError, match="not both"):
+        shrink_(model, ShrinkPlan(remove_inputs={name: {"up": [0]}}))
+    assert torch.equal(logits(model, make_inputs("bert")), before)
+    other = make_model("bert")
+    shrink_(other, ShrinkPlan(remove_inputs={name: {"up": [0]}}))
+    with pytest.raises(PlanError, match="not both"):
+        shrink_(other, ShrinkPlan(remove_hidden=[1]))
+
+
+def test_a_narrow_model_keeps_its_dead_inputs() -> None:
+    model = make_model("bert")
+    shrink_(model, ShrinkPlan(remove_hidden=[1]))
+    with torch.no_grad():
+        for layer in anatomy_of(model).mlps[0].fan_in():
+            layer.weight[:, : D_MODEL // 2] = 0
+    assert not dead_inputs(anatomy_of(model))
