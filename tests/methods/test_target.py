@@ -101,10 +101,12 @@ def test_cutting_while_training_equals_masked_training(
 ) -> None:
     """The same units, silenced for good instead of cut, give the same losses: no jump.
 
-    Plain SGD; without pressure, which a replay could not apply to units that are gone.
+    Plain SGD, with the same learning rates; without pressure, which a replay could not apply to
+    units that are gone.
     """
     monkeypatch.setattr("neuroprune.methods.pressure.Pressure.condemn", lambda *a, **k: None)
     gone: list[ShrinkPlan] = []
+    scales: list[float] = []
 
     def losses(cut: bool) -> list[float]:
         model = make_model(family).double().train()
@@ -115,6 +117,10 @@ def test_cutting_while_training_equals_masked_training(
             loss = model(**inputs_for(model, family, step)).loss
             out.append(float(loss.detach()))
             loss.backward()
+            if pruner is not None:
+                scales.append(pruner.method.rate_scale(pruner.anatomy))
+            else:
+                optimizer.param_groups[0]["lr"] = 1e-2 * scales[step]
             optimizer.step()
             optimizer.zero_grad()
             if pruner is not None:
@@ -131,6 +137,7 @@ def test_cutting_while_training_equals_masked_training(
     masked = losses(False)
     assert gone[-1].num_neurons > 0 and gone[-1].num_heads > 0
     assert len({plan.num_neurons for plan in gone}) >= 3
+    assert scales[0] == 1.0 < scales[-1]
     assert cut == pytest.approx(masked, abs=1e-10)
 
 
