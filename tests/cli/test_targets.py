@@ -68,6 +68,26 @@ def test_plot_of_an_experiment(trained: tuple[Path, str], tmp_path: Path) -> Non
     assert "expected the metric 'f1'" in result.stderr
 
 
+def test_plot_of_some_settings(trained: tuple[Path, str], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    record = RunRecord.load(trained[0] / "record.json")
+    for name in ("ours-40", "theirs-40"):
+        record.save(tmp_path / f"results/tiny/{name}/seed-3.json")
+    arguments = ["plot", str(tmp_path / "results/tiny"), "--out", str(tmp_path), "--batch", "4"]
+    result = RUNNER.invoke(app, [*arguments, "--only", "our*"])
+    assert result.exit_code == 0, result.output
+    drawn = (tmp_path / "tiny-speed-batch-4.svg").read_text()
+    assert "ours-40" in drawn and "theirs" not in drawn
+    result = RUNNER.invoke(app, [*arguments, "--only", "mine"])
+    assert result.exit_code == 2
+    assert "--only mine: nothing is called so. There are: ours-40, theirs-40." in result.stderr
+    snapshots = tmp_path / "snapshots.json"
+    snapshots.write_text("{}")
+    result = RUNNER.invoke(app, ["plot", str(snapshots), "--only", "a"])
+    assert result.exit_code == 2
+    assert "--only chooses among a folder's settings" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("asked", "old", "new"),
     [

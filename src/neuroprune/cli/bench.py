@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterable, Sequence
-from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,7 +21,7 @@ from neuroprune.cli.options import (
     TargetText,
     Threads,
 )
-from neuroprune.cli.settings import Asked, changed
+from neuroprune.cli.settings import Asked, changed, chosen_names
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -167,17 +166,10 @@ def table(
 
 
 def _matching(jobs: Iterable[Job], patterns: Sequence[str] | None) -> list[Job]:
-    """Jobs whose name matches one of the patterns; every pattern must match some."""
+    """Jobs whose name matches one of the patterns."""
     found = list(jobs)
-    if not patterns:
-        return found
-    names = sorted({job.name for job in found})
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise UsageError(
-                f"--only {pattern}: nothing is called so. There are: {', '.join(names)}."
-            )
-    return [job for job in found if any(fnmatchcase(job.name, p) for p in patterns)]
+    wanted = chosen_names((job.name for job in found), patterns)
+    return [job for job in found if job.name in wanted]
 
 
 def _named_by_target(found: Iterable[Job], out: Path) -> list[Job]:

@@ -9,6 +9,7 @@ import typer
 
 from neuroprune.cli.console import UsageError, emit, guarded
 from neuroprune.cli.options import Json
+from neuroprune.cli.settings import chosen_names
 
 if TYPE_CHECKING:
     from neuroprune.report.pareto import Records
@@ -36,6 +37,13 @@ def plot(
             show_default=False,
         ),
     ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only the settings called so: METHOD-SETTING, with * and ?. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
     json_output: Json = False,
 ) -> None:
     """Draw quality against speed-up and structural sparsity, as SVG and PNG."""
@@ -47,9 +55,13 @@ def plot(
 
     name = source.resolve().stem if source.is_file() else source.resolve().name
     if source.is_file():
+        if only:
+            raise UsageError("--only chooses among a folder's settings, and a file has none.")
         files = [*plot_snapshots(source, out / name)]
     else:
         records = _records(source)
+        wanted = chosen_names(records, only)
+        records = {label: group for label, group in records.items() if label in wanted}
         chosen = metric or _first_metric(records, source)
         files = [*plot_quality_against_sparsity(records, chosen, out / f"{name}-sparsity")]
         for size in batch or _common_batches(records):

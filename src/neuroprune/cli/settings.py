@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,3 +142,24 @@ def _parse(text: str) -> tuple[str, str, Any]:
         return table, name, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         return table, name, value.strip()
+
+
+def chosen_names(names: Iterable[str], patterns: Sequence[str] | None) -> set[str]:
+    """The names that --only asks for; all of them where it was not given.
+
+    Args:
+        names: what there is.
+        patterns: with * and ?; each has to match something.
+
+    Raises:
+        UsageError: one matches nothing; the message lists the names.
+    """
+    found = sorted(set(names))
+    if not patterns:
+        return set(found)
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in found):
+            raise UsageError(
+                f"--only {pattern}: nothing is called so. There are: {', '.join(found)}."
+            )
+    return {name for name in found if any(fnmatchcase(name, p) for p in patterns)}
