@@ -19,10 +19,10 @@ def stock_settings(anatomy: Anatomy, family: Family) -> dict[str, int] | None:
     """Config values that make a stock model of the shrunk shape; None where there are none.
 
     A stock config knows one number of heads and one MLP width, and no layer that reads a part of
-    its input. Where head_dim is computed as
-    hidden / heads, fewer heads would mean other heads, so only MLP cuts can be described. A shared
-    position bias needs the same original heads in every self-attention of a stack. A narrower
-    residual stream is described by none: the heads would have to be narrower with it.
+    its input. Where head_dim is computed as hidden / heads, fewer heads would mean other heads, so
+    only MLP cuts can be described. A shared position bias needs the same original heads in every
+    self-attention of a stack. A narrower residual stream is described by none: the heads would
+    have to be narrower with it.
     """
     lineage, settings = anatomy.lineage, {}
     if lineage.plan.remove_inputs or lineage.plan.remove_hidden:

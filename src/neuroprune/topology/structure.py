@@ -40,10 +40,10 @@ def structure(anatomy: Anatomy, eps: float = 0.0, patterns: bool = True) -> dict
         "matrices": {role: {"density", "degree_mean", "degree_sd", "degree_histogram",
         "pattern"}}}]}. "kept" has the dense indices of heads, and the number of neurons.
     """
+    lineage, hidden = anatomy.lineage, hidden_places(anatomy)
     blocks = []
     for block in anatomy.blocks():
         is_attention = isinstance(block, AttentionBlock)
-        lineage = anatomy.lineage
         name = block.name
         kept = lineage.kept_heads(name) if is_attention else lineage.kept_neurons(name)
         dense_units = (lineage.heads if is_attention else lineage.neurons)[name]
@@ -56,7 +56,7 @@ def structure(anatomy: Anatomy, eps: float = 0.0, patterns: bool = True) -> dict
                 "matrices": {
                     role: _matrix(mask, patterns)
                     for role, mask in dense_connections(
-                        block, kept, dense_units, eps, lineage, hidden_places(anatomy)
+                        block, kept, dense_units, eps, lineage, hidden
                     ).items()
                 },
             }
