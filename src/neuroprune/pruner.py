@@ -20,6 +20,7 @@ from neuroprune.learning_rates import LearningRates
 from neuroprune.methods import Method, dead_inputs, dead_units, method_for
 from neuroprune.plan import ShrinkPlan
 from neuroprune.snapshots import Evaluate, Snapshots
+from neuroprune.step_hooks import around_step
 from neuroprune.surgery import adopt_, shrink_, unwrap_optimizer
 
 STATE_VERSION = 1
@@ -168,10 +169,7 @@ class Pruner:
             )
         self.method.setup(self.anatomy, self.optimizer)
         adopt_(model, self.anatomy.lineage)  # every checkpoint from now on carries the plan
-        self._hooks = [
-            self.optimizer.register_step_pre_hook(self._before_step),
-            self.optimizer.register_step_post_hook(self._after_step),
-        ]
+        self._hooks = around_step(self.optimizer, self._before_step, self._after_step)
         _ATTACHED.add(self.optimizer)
 
     def teach(self, teacher: nn.Module, is_start: bool = False) -> None:
