@@ -52,41 +52,6 @@ def absorb(
     return absorbed.to(accumulation_dtype(weight.dtype))
 
 
-def absorbed_error(
-    gram: Float[Tensor, "n n"],
-    weight: Float[Tensor, "d n"],
-    absorbed: Float[Tensor, "d kept"],
-    kept: Int64[Tensor, " kept"],
-    removed: Int64[Tensor, " removed"],
-) -> float:
-    """The share of what the removed features did that is lost.
-
-        E|W_k x_k + W_r x_r - W' x_k|^2 / E|W_r x_r|^2
-
-    1 where W' = W_k (plain removal), 0 where nothing is lost; 0, too, where they did nothing.
-
-    Args:
-        gram: second moment of the features, shape (n, n).
-        weight: output weight W before, shape (d, n).
-        absorbed: weight W' on the kept features after, shape (d, kept).
-        kept: features that stay.
-        removed: features that go.
-
-    Returns:
-        The relative error, >= 0.
-
-    Raises:
-        ValueError: the moments are not finite.
-    """
-    g, w = _doubles(gram, weight)
-    gone = w[:, removed]
-    before = ((gone @ g[removed][:, removed]) * gone).sum()
-    index = torch.cat([kept, removed])
-    change = torch.cat([w[:, kept] - absorbed.to(torch.float64), gone], dim=1)
-    lost = ((change @ g[index][:, index]) * change).sum()
-    return float(lost.clamp_min(0) / before) if before > 0 else 0.0
-
-
 def _doubles(gram: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Moments and weight in float64, the moments made exactly symmetric."""
     if not bool(gram.isfinite().all()):
