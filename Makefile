@@ -45,6 +45,7 @@ unit: $(VENV)/.dev
 
 tables: $(VENV)/.dev
 	$(BIN)/neuroprune bench table README.md
+	$(BIN)/neuroprune bench table docs/results.md
 	$(BIN)/neuroprune bench table docs/design/0006-connectivity.md
 
 format: $(VENV)/.dev

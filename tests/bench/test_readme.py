@@ -9,7 +9,7 @@ import pytest
 from neuroprune.bench.tables import stale_tables
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = ["README.md", "docs/design/0006-connectivity.md"]
+DOCUMENTS = ["README.md", "docs/results.md", "docs/design/0006-connectivity.md"]
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

@@ -10,7 +10,7 @@ import pytest
 from neuroprune.bench.config import RunConfig
 from neuroprune.bench.tables import TableError, render, render_file, stale_tables
 from neuroprune.record import RecordError, RunRecord
-from tests.report.records import made_up, save_experiment
+from tests.report.records import experiment, made_up, save_experiment
 
 MARKED = "before\n<!-- table:sst2 -->\n<!-- /table -->\nafter\n"
 
@@ -238,3 +238,44 @@ def test_pairs_of_one_method_are_refused(tmp_path: Path) -> None:
     made_up(1, 0.8, 0.5, 2.0).save(tmp_path / "sst2/neuroprune-50/seed-1.json")
     with pytest.raises(TableError, match="no two methods at equal sparsity"):
         render("<!-- pairs:sst2 -->\n<!-- /table -->\n", tmp_path)
+
+
+def save_groups(root: Path, groups: dict[str, list[RunRecord]]) -> None:
+    for label, records in groups.items():
+        for record in records:
+            record.save(root / label / f"seed-{record.seed}.json")
+
+
+OVERVIEW = "<!-- overview:tiny -->\n<!-- /table -->\n"
+
+
+def test_an_overview_has_a_row_per_method_and_a_column_per_structural_sparsity(
+    tmp_path: Path,
+) -> None:
+    groups = experiment()
+    groups["magnitude-units80"] = groups["magnitude-units80"][:1]
+    zeros = [made_up(seed, 0.8, 0.1, 1.0) for seed in (1, 2, 3)]  # a tenth is gone, not a half
+    save_groups(tmp_path / "results/tiny", {**groups, "neuroprune-weights-50": zeros})
+    text = render(OVERVIEW, tmp_path / "results")
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    assert rows[0] == [
+        "quality kept (% of dense)",
+        "50% removed",
+        "80% removed",
+        "95% removed",
+    ]
+    kept = [100 * r.metrics["pruned"]["accuracy"] for r in groups["neuroprune-50"]]
+    dense = [89.0, 90.0, 91.0]
+    mean = sum(100 * k / d for k, d in zip(kept, dense, strict=True)) / 3
+    assert [row[0] for row in rows[2:]] == ["neuroprune", "magnitude-units"]
+    assert rows[2][1].startswith(f"{mean:.1f} ± ")
+    assert rows[3][2] == f"{100 * 0.80 / 0.89:.1f} (1 run)"
+    assert rows[3][3] == "-"
+    assert "seeds 1, 2, 3. Dense: 90.0 ± 1.0% (sd)." in text
+    assert text.rstrip().endswith("/tiny/`.\n<!-- /table -->")
+
+
+def test_an_overview_without_structural_sparsities_is_refused(tmp_path: Path) -> None:
+    save_groups(tmp_path / "results/tiny", {"l1": experiment()["l1"]})
+    with pytest.raises(TableError, match="such as neuroprune-80"):
+        render(OVERVIEW, tmp_path / "results")

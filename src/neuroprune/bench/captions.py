@@ -10,7 +10,13 @@ from neuroprune.bench.matrix import is_matrix, plan, read_toml
 from neuroprune.bench.status import Cell, cells_of
 from neuroprune.bench.suite import CONFIG_NAME, FAILURE_SUFFIX, State
 from neuroprune.record import RunRecord
-from neuroprune.report.numbers import IN_PERCENT, machines
+from neuroprune.report.numbers import (
+    IN_PERCENT,
+    dense_runs,
+    machines,
+    metric_names,
+    side_spread,
+)
 from neuroprune.report.runs import series_and_setting
 
 _AGAIN = "again"  # where the caption's command writes: beside the committed record it would skip
@@ -33,6 +39,24 @@ def caption(results: Path, name: str, groups: Mapping[str, Sequence[RunRecord]],
     parts.append(unfinished(results, name, groups))
     parts.append(_again(results, name, groups, label, sources))
     return " ".join(part for part in parts if part)
+
+
+def overview_caption(groups: Mapping[str, Sequence[RunRecord]]) -> str:
+    """The caption of a table of the quality kept alone.
+
+    Args:
+        groups: the records, by setting.
+    """
+    records = [record for group in groups.values() for record in group]
+    metric = metric_names(records)[0]
+    dense = side_spread(dense_runs(records), "metrics", "dense", metric)
+    unit = "%" if metric in IN_PERCENT else ""
+    told = "" if dense is None else f" Dense: {dense.text(1, 100.0 if unit else 1.0)}{unit} (sd)."
+    return (
+        f"Quality kept: {metric} against the dense run of the same seed, mean ± standard error "
+        f"over these pairs, seeds {_listed(records)}.{told} Removed: physically, of the prunable "
+        f"weights. {machines(records)}."
+    )
 
 
 def measurement_caption(results: Path, name: str, records: Iterable[RunRecord], label: str) -> str:
@@ -67,9 +91,12 @@ def sources_of(results: Path, name: str) -> list[Path]:
 
 
 def _seeds(records: Sequence[RunRecord]) -> str:
-    seeds = sorted({record.seed for record in records})
-    spread = "Mean ± sd over seeds" if len(seeds) > 1 else "One run, seed"
-    return f"{spread} {', '.join(map(str, seeds))}."
+    many = len({record.seed for record in records}) > 1
+    return f"{'Mean ± sd over seeds' if many else 'One run, seed'} {_listed(records)}."
+
+
+def _listed(records: Sequence[RunRecord]) -> str:
+    return ", ".join(map(str, sorted({record.seed for record in records})))
 
 
 def _shares(records: Sequence[RunRecord]) -> str:

@@ -2,7 +2,8 @@
 
 A document asks for a table with the two lines `<!-- table:NAME -->` and `<!-- /table -->`. NAME is
 a folder of the results directory; what stands between the lines is replaced. `<!-- pairs:NAME -->`
-asks for the comparisons of NeuroPrune with the other methods, pair by pair, instead.
+asks for the comparisons of NeuroPrune with the other methods, pair by pair, instead;
+`<!-- overview:NAME -->` for the quality kept alone, a row per method and a column per sparsity.
 """
 
 from __future__ import annotations
@@ -13,21 +14,21 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from neuroprune.bench.captions import caption, measurement_caption
+from neuroprune.bench.captions import caption, measurement_caption, overview_caption
 from neuroprune.bench.suite import differences
 from neuroprune.record import RunRecord, write_text_atomic
 from neuroprune.report.collect import collect
 from neuroprune.report.compare import alone, tallies, uncompared
 from neuroprune.report.drawings import comparisons_of
-from neuroprune.report.rows import experiment_rows, in_order
+from neuroprune.report.rows import experiment_rows, in_order, overview_rows
 
 _OF_THE_DENSE_RUN = ("model", "task", "training")
 _MARKER = re.compile(
-    r"(?P<open><!-- (?P<kind>table|pairs):(?P<name>[\w-]+) -->\n)"
+    r"(?P<open><!-- (?P<kind>table|pairs|overview):(?P<name>[\w-]+) -->\n)"
     r"(?P<body>.*?)(?P<close><!-- /table -->)",
     re.DOTALL,
 )
-_OPEN = re.compile(r"<!-- ((?:table|pairs):[^>]*?) -->")
+_OPEN = re.compile(r"<!-- ((?:table|pairs|overview):[^>]*?) -->")
 _PAIRS = ("NeuroPrune", "other method", "its weight sparsity", "difference", "pairs", "verdict")
 
 
@@ -160,6 +161,26 @@ def pairs_table(results: Path, name: str) -> str:
     return f"{_markdown(_PAIRS, rows)}\n\n{' '.join([said, *sentences, *found.notes])}"
 
 
+def overview_table(results: Path, name: str) -> str:
+    """The quality kept at equal structural sparsity: a row per method, a column per sparsity.
+
+    Args:
+        results: folder of the committed records.
+        name: experiment folder inside it.
+
+    Raises:
+        TableError: there is no setting of a structural sparsity.
+    """
+    groups = in_order(load_records(results, name))
+    header, rows = overview_rows(groups)
+    if not rows:
+        raise TableError(
+            f"{results / name} has no setting named by its structural sparsity, such as "
+            f"neuroprune-80: run one, or remove the marker <!-- overview:{name} -->."
+        )
+    return f"{_markdown(header, rows)}\n\n{overview_caption(groups)}"
+
+
 def _plain(value: Any) -> str:
     if value is None:
         return "-"
@@ -192,6 +213,8 @@ def render(text: str, results: Path, label: str | None = None) -> str:
         seen = label or results.as_posix()
         if found["kind"] == "pairs":
             table = pairs_table(results, name)
+        elif found["kind"] == "overview":
+            table = overview_table(results, name)
         else:
             table = _renderer(results, name)(results, name, seen)
         return f"{found['open']}{table} Records: `{seen}/{name}/`.\n{found['close']}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from neuroprune.record import RunRecord
+from neuroprune.report.names import number
 from neuroprune.report.numbers import (
     IN_PERCENT,
     OURS,
@@ -53,6 +54,38 @@ def experiment_rows(groups: Groups) -> tuple[list[str], list[list[str]]]:
         header.append(title)
         for row, cell in zip(rows, cells, strict=True):
             row.append(cell)
+    return header, rows
+
+
+def overview_rows(groups: Groups) -> tuple[list[str], list[list[str]]]:
+    """A row per method, a column per structural sparsity: the quality kept, in % of dense.
+
+    Settings that ask for something else, such as zeros or heads, are not shown.
+
+    Args:
+        groups: records by the name of their setting, which ends with the structural sparsity in %.
+
+    Returns:
+        The titles of the columns, and the rows; no rows where no setting is such a one.
+    """
+    metrics = metric_names(record for group in groups.values() for record in group)
+    most = max((len(group) for group in groups.values()), default=0)
+    found: dict[str, dict[float, str]] = {}
+    for key, group in groups.items():
+        series, setting = series_and_setting(key)
+        reached = side_spread(group, "sizes", "pruned", "structural_sparsity")
+        kept = spread_of([quality_kept(record, name) for record in group for name in metrics[:1]])
+        if not setting or reached is None or kept is None:
+            continue
+        asked = float(setting)
+        if abs(100.0 * reached.mean - asked) <= 0.5:
+            few = f" ({number(len(group), 'run')})" if len(group) < most else ""
+            found.setdefault(series, {})[asked] = kept.text_of_mean(1, 100.0) + few
+    columns = sorted({asked for cells in found.values() for asked in cells})
+    header = ["quality kept (% of dense)", *(f"{asked:g}% removed" for asked in columns)]
+    rows = [
+        [series, *(cells.get(asked, "-") for asked in columns)] for series, cells in found.items()
+    ]
     return header, rows
 
 
