@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from neuroprune.bench import runner
 from neuroprune.bench.config import RunConfig, TrainingConfig
 from neuroprune.bench.progress import Progress
 from neuroprune.bench.runner import RunError, evaluate_fresh, run, same
-from neuroprune.bench.training import fine_tune
+from neuroprune.bench.training import fine_tune, rehearse
 from neuroprune.config import ConfigError
 from neuroprune.evaluation.quality import EvaluationError
 from neuroprune.tasks.data import TaskData
@@ -398,3 +399,25 @@ def test_warm_up_and_schedule_reach_the_optimizer(
     assert str(arguments.lr_scheduler_type.value) == "cosine"
     assert arguments.weight_decay == 0.1
     assert arguments.max_steps == 8
+
+
+@pytest.mark.parametrize(
+    "changes", [{"epochs": 1.5}, {"gradient_accumulation": 4, "batch_size": 5}, {"max_steps": 3}]
+)
+def test_a_rehearsal_knows_the_number_of_steps(
+    changes: dict[str, Any],
+    config: RunConfig,
+    place: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    known: list[int] = []
+    monkeypatch.setattr(
+        "neuroprune.bench.training.attach",
+        lambda *a, **k: known.append(a[3]) or SimpleNamespace(detach=int),
+    )
+    settings = replace(config.training, **changes)
+    model, data = _start(config, place)
+    rehearse(model, settings, config.method, len(data.train))
+    result = fine_tune(model, data.train, data.collator, settings, tmp_path / "keep")
+    assert known == [result.steps]

@@ -199,3 +199,23 @@ def test_a_rivals_target_has_an_answer_too() -> None:
         config = {"method": {"name": "movement", "target": target}}
         record = dataclasses.replace(_record([]), config=config, method="movement")
         assert answers(record) == found
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (("--target", "parameters:5"), "cannot be reached"),
+        (("--heads", "999"), "cannot be reached"),
+        (("--target", "0.5", "--snapshots", "0.1,0.2,0.3,0.4"), "snapshots need"),
+    ],
+)
+def test_what_cannot_be_reached_is_refused_before_anything_is_trained(
+    asked: tuple[str, ...], message: str, place: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    arguments = ["train", "-c", place / "config.toml", "--out", out, "--data-dir", place]
+    result = RUNNER.invoke(app, [*map(str, arguments), *asked])
+    assert result.exit_code == 2, (result.output, result.exception)
+    assert message in result.stderr
+    assert "training:" not in result.output
+    assert not (out / "dense").exists() and not (out / "pruned").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import subprocess
@@ -17,9 +18,9 @@ from neuroprune.anatomy import anatomy_of
 from neuroprune.anatomy.inputs import sample_inputs
 from neuroprune.bench.config import RunConfig
 from neuroprune.bench.progress import Progress
-from neuroprune.bench.training import RunError, TrainingResult, fine_tune
+from neuroprune.bench.training import RunError, TrainingResult, fine_tune, rehearse
 from neuroprune.checkpoint import save_pretrained
-from neuroprune.choices import FINETUNED
+from neuroprune.choices import DENSE, FINETUNED
 from neuroprune.config import Config, ConfigError, method_name
 from neuroprune.evaluation.quality import EvaluationError, evaluate
 from neuroprune.evaluation.size import size_report
@@ -72,6 +73,7 @@ def run(
             f"the task {config.task.name!r} has no training split: name one in task.files as train."
         )
     experiment = _Experiment(config, raw, data_dir, progress)
+    experiment.rehearse()
     dense_dir, dense_run = experiment.dense(out, dense)
     pruned_dir = out / "pruned"
     pruned, in_process = experiment.train(config.method, pruned_dir, dense_dir)
@@ -137,6 +139,14 @@ class _Experiment:
                 f"positions end at {limit}. Set speed_tokens to {limit} or less."
             )
         return model, self._data
+
+    def rehearse(self) -> None:
+        """Refuse a method that cannot do what it is asked, before anything is trained."""
+        model, data = self._start()
+        method = self.config.method
+        if getattr(method, "teacher", None) == FINETUNED:  # who is not there yet: the same shape
+            method = dataclasses.replace(method, teacher=DENSE)
+        rehearse(model, self.config.training, method, len(data.train))
 
     def train(
         self, method: Config | None, directory: Path, dense: Path | None = None

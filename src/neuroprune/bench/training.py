@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import statistics
 import tempfile
@@ -18,7 +19,7 @@ from neuroprune.bench.config import Optimizer, Precision, Schedule, TrainingConf
 from neuroprune.checkpoint import save_pretrained
 from neuroprune.config import Config, ConfigError
 from neuroprune.plan import ShrinkPlan
-from neuroprune.pruner import NonFiniteError
+from neuroprune.pruner import NonFiniteError, attach
 
 _OPTIMIZERS = {
     Optimizer.ADAMW: "adamw_torch_fused",  # the same update in one pass over the memory
@@ -79,6 +80,38 @@ class TrainingResult:
         if self.reached:
             out["reached"] = dict(self.reached)
         return out
+
+
+def rehearse(
+    model: Any, config: TrainingConfig, method: Config, examples: int, teacher: Path | None = None
+) -> None:
+    """Attach a method as `fine_tune` will, and take it off again: wrong settings show at once.
+
+    Args:
+        model: a transformers model that may be thrown away.
+        config: the `[training]` table.
+        method: the pruning method.
+        examples: training examples.
+        teacher: directory of the teacher, in place of the method's.
+
+    Raises:
+        ConfigError: the method asks for what cannot be reached, or its settings do not fit.
+    """
+    optimizer = torch.optim.SGD(model.parameters(), lr=config.learning_rate)
+    steps = _optimizer_steps(config, examples)
+    with tempfile.TemporaryDirectory() as folder:
+        attach(
+            model, optimizer, method, steps, teacher=teacher, snapshot_dir=Path(folder) / "none"
+        ).detach()
+
+
+def _optimizer_steps(config: TrainingConfig, examples: int) -> int:
+    """As the Trainer counts them: what is left of an epoch's last accumulation is a step."""
+    if config.max_steps:
+        return config.max_steps
+    batches = math.ceil(examples / config.batch_size)
+    each = max(math.ceil(batches / config.gradient_accumulation), 1)
+    return math.ceil((config.epochs or 1.0) * each)
 
 
 class _Watch:
