@@ -143,15 +143,16 @@ class TargetMethod(Method[NeuroPrune]):
     def prox_(self, anatomy: Anatomy, step_size_of: StepSizeOf) -> None:
         """Push the units that are about to go."""
         self.step += 1
-        self.pressure.push_(anatomy, self.goals[0])
+        self.pressure.push_(anatomy)
         self._condemn_(anatomy)
 
     def cut_now(self, anatomy: Anatomy) -> ShrinkPlan:
         """What goes at this step: something every `interval` steps of the ramp, and at its end."""
         if not self._due():
             return ShrinkPlan()
+        plan = self.select(anatomy)
         self.pressure.nobody()
-        return self.select(anatomy)
+        return plan
 
     def select(self, anatomy: Anatomy, budget: float | None = None) -> ShrinkPlan:
         """The poorest units, so that the schedule is met.
@@ -235,7 +236,8 @@ class TargetMethod(Method[NeuroPrune]):
     def _condemn_(self, anatomy: Anatomy) -> None:
         """Name who goes at the next cut, when it is near; let those who stay take over."""
         soon = self._next_cut()
-        if soon - self.step != min(FADE, self.ramp.interval - 1) or self.step < self.ramp.first:
+        far = soon - self.step > min(FADE, self.ramp.interval - 1)
+        if far or self.pressure.groups or self.step < self.ramp.first:
             return
         if self.repair is not None and soon == self.ramp.last:
             self.repair.attach(anatomy)  # what the last cut takes is repaired, not faded out
@@ -252,6 +254,8 @@ class TargetMethod(Method[NeuroPrune]):
         scores = {b.name: self.connectivity.of(b).double().cpu() for b in anatomy.blocks()}
         if self.takeover is not None:
             scores = {b.name: self.takeover.joined(b, scores[b.name]) for b in anatomy.blocks()}
+        for name, units in self.pressure.condemned.items():  # they have faded, and go first
+            scores[name][units] = 0.0
         choose = uniform_units if self.config.uniform else poorest_units
         return choose(self.goals, progress, scores, anatomy)
 
