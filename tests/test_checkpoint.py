@@ -13,7 +13,7 @@ import torch
 import neuroprune
 from neuroprune.anatomy import anatomy_of
 from neuroprune.anatomy.blocks import input_widths
-from neuroprune.checkpoint import PLAN_FILE, CheckpointError
+from neuroprune.checkpoint import PLAN_FILE, CheckpointError, loads_with
 from neuroprune.plan import ShrinkPlan
 from neuroprune.surgery import shrink_
 from tests.surgery.test_shrink import random_units
@@ -82,6 +82,7 @@ def test_stock_from_pretrained_loads_what_a_stock_config_can_say(
         config = json.loads((tmp_path / case / "config.json").read_text())
         stock = case == "mlp" or family.startswith("t5")
         assert ("per_layer_config" in config) == (not stock)
+        assert loads_with(tmp_path / case) == ("transformers" if stock else "neuroprune")
         if stock:
             loaded, report = type(model).from_pretrained(tmp_path / case, output_loading_info=True)
             assert not any(report[k] for k in ("missing_keys", "unexpected_keys"))

@@ -141,3 +141,10 @@ def test_a_config_that_is_no_method_has_no_name() -> None:
 
     with pytest.raises(ConfigError):
         method_name(Other())
+
+
+@pytest.mark.parametrize("target", [0.5, "heads:3", "flops:0.5", ["flops:0.5", "heads:3"]])
+def test_what_counts_as_zero_is_no_setting_of_whole_units(target: Any) -> None:
+    with pytest.raises(ConfigError, match=r"NeuroPrune\.eps"):
+        NeuroPrune(target=target, eps=0.1)
+    assert NeuroPrune(target="weights:0.5", eps=0.1).eps == 0.1

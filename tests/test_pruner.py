@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from typing import Any
 
 import numpy as np
@@ -448,3 +449,57 @@ def test_group_steps_and_maximising_optimizers_are_refused_at_the_start() -> Non
     attach(model, split, NeuroPrune(apply="penalty")).detach()
     with pytest.raises(PrunerError, match="maximize=False"):
         attach(model, torch.optim.SGD(model.parameters(), lr=0.1, maximize=True), NeuroPrune())
+
+
+def test_a_training_that_ends_before_the_schedule_is_told() -> None:
+    model = make_model("bert")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    pruner = attach(model, optimizer, NeuroPrune(target=0.5), total_steps=40)
+    train(model, optimizer, range(5))
+    with pytest.warns(UserWarning, match=r"after 5 optimizer steps.* until step 16 of 40"):
+        pruner.finish()
+
+
+def test_a_training_that_outlasts_the_schedule_is_not_warned_of() -> None:
+    model = make_model("bert")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    pruner = attach(model, optimizer, NeuroPrune(target=0.5), total_steps=10)
+    train(model, optimizer, range(4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pruner.finish()
+
+
+class OwnSteps(torch.optim.SGD):
+    """As Adafactor with relative steps: no learning rate is known."""
+
+    def step(self, closure: Any = None) -> None:
+        self.param_groups[0]["lr"] = 0.01
+        super().step()
+        self.param_groups[0]["lr"] = None
+
+
+def test_an_optimizer_that_chooses_its_own_steps() -> None:
+    """Whoever needs no learning rate works; whoever needs one says so."""
+    model = make_model("bert")
+    optimizer = OwnSteps(model.parameters(), lr=0.01)
+    optimizer.param_groups[0]["lr"] = None
+    pruner = attach(model, optimizer, NeuroPrune(target=0.5), total_steps=4)
+    train(model, optimizer, range(4))
+    pruner.finish()
+    assert anatomy_of(model).structural_sparsity == pytest.approx(0.5, abs=0.05)
+    with pytest.raises(ConfigError, match="OwnSteps chooses its own steps"):
+        attach(model, optimizer, NeuroPrune(apply="prox"))
+
+
+def test_layers_may_be_unfrozen_while_training() -> None:
+    model = make_model("bert")
+    *first, last = model.parameters()
+    optimizer = torch.optim.SGD(first[:-8], lr=0.01)
+    pruner = attach(model, optimizer, NeuroPrune())
+    for later in (False, True):
+        if later:
+            optimizer.add_param_group({"params": [*first[-8:], last]})
+        train(model, optimizer, range(1))
+    assert pruner.steps == 2
+    pruner.finish()

@@ -54,7 +54,8 @@ def test_what_may_be_written(written: Any, meant: Target) -> None:
     [
         "big", "0.8x", "flops", "flops:", "speed:0.5", "heads:2.5", "structural:1.0",
         "structural:-0.1", "parameters:0", "flops:0", "flops:1.5", "latency:0.3@0x5",
-        "heads:3@1x2", "weights:nan", "inf", True, None, [], {}, -0.5, 1, 1.0, float("nan"),
+        "heads:3@1x2", "heads:nan", "heads:1e400", "parameters:inf", "weights:nan", "inf", True,
+        None, [], {}, -0.5, 1, 1.0, float("nan"),
         [0.5, 0.6], ["heads:1", "heads:2"], ["weights:0.5", "heads:2"],
         [0.5, "flops:0.5", "heads:3"],
     ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,7 +125,7 @@ class NeuroPrune(Config):
             self._check_target_mode()
 
     def _check_paper_mode(self) -> None:
-        changed = [n for n in _TARGET_ONLY if getattr(self, n) != _default(n)]
+        changed = self.changed(_TARGET_ONLY)
         if changed:
             raise ConfigError(
                 f"NeuroPrune.{', '.join(changed)} belong to target mode: give target, too, such "
@@ -133,14 +133,18 @@ class NeuroPrune(Config):
             )
 
     def _check_target_mode(self) -> None:
-        paper = (*_PAPER_ONLY, "dominating")
-        changed = [n for n in paper if getattr(self, n) != _default(n)]
+        changed = self.changed((*_PAPER_ONLY, "dominating"))
         if changed:
             raise ConfigError(
                 f"NeuroPrune.{', '.join(changed)} belong to the paper's mode; with a target the "
                 "pressure is found while training. Give either the one or the other."
             )
-        if self.redundancy is None and self.theta != _default("theta"):
+        if not isinstance(self.target[0], Weights) and self.changed(("eps",)):
+            raise ConfigError(
+                "NeuroPrune.eps says which weights count as zero, in the paper's mode and for a "
+                "weight sparsity; whole units are removed by their connectivity. Leave it out."
+            )
+        if self.redundancy is None and self.changed(("theta",)):
             raise ConfigError(
                 "NeuroPrune.theta says how alike two heads must be, and with a target nothing is "
                 'compared unless redundancy is given: "weights", "circuit" or "output".'
@@ -155,6 +159,15 @@ class NeuroPrune(Config):
                 f"NeuroPrune.snapshots {list(self.snapshots)} are structural sparsities on the way "
                 f"to the target; they need a structural target that is not below them, got {size}."
             )
+
+    def changed(self, names: Iterable[str]) -> list[str]:
+        """Those of these settings that are not at their default.
+
+        Args:
+            names: of fields.
+        """
+        fields = self.__dataclass_fields__
+        return [name for name in names if getattr(self, name) != fields[name].default]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON- and TOML-ready form; what belongs to the other mode is left out."""
@@ -175,10 +188,6 @@ _TARGET_ONLY = tuple(
     if f.name
     not in {"alpha", "beta", "theta", "eps", "apply", "target", "redundancy", "dominating"}
 )
-
-
-def _default(name: str) -> Any:
-    return NeuroPrune.__dataclass_fields__[name].default
 
 
 def _snapshots(values: Any) -> tuple[float, ...]:

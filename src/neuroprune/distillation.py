@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim import Optimizer
 
 from neuroprune.anatomy.inputs import copy_of, device_of
 from neuroprune.checkpoint import from_pretrained
@@ -98,11 +99,11 @@ class Distillation:
     def skip_(self) -> None:
         """Forget a step that the optimizer skipped; there is nothing to forget here."""
 
-    def step_(self, learning_rate: float) -> None:
+    def step_(self, optimizer: Optimizer) -> None:
         """After an optimizer step: let learn what the distillation itself has to learn; nothing.
 
         Args:
-            learning_rate: of the user's optimizer.
+            optimizer: the user's, which has made its step.
         """
 
     def state_dict(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from neuroprune.anatomy import Anatomy, anatomy_of
 from neuroprune.anatomy.layers import Layer, stacks_of
@@ -17,6 +18,7 @@ from neuroprune.choices import Distill
 from neuroprune.core.matching import closest, state_error, teaching_layers
 from neuroprune.distillation import IGNORED, Distillation, argument, predicts_next
 from neuroprune.errors import ConfigError
+from neuroprune.methods.method import step_sizes
 from neuroprune.plan import ShrinkPlan
 from neuroprune.settings import Config
 from neuroprune.surgery.linear import kept_index
@@ -167,12 +169,19 @@ class LayerDistillation(Distillation):
             self.matched.append([self._student[i].index(there[j]) for j in matched])
         return total * _share(model, args, kwargs)
 
-    def step_(self, learning_rate: float) -> None:
-        """Let W learn from the gradients that were gathered since the last step."""
+    def step_(self, optimizer: Optimizer) -> None:
+        """Let W learn from the gradients since the last step, at the user's learning rate.
+
+        Args:
+            optimizer: the user's.
+
+        Raises:
+            ConfigError: it has no learning rate of its own.
+        """
         gradients = [t.grad for t in self.transforms if t.grad is not None]
         # A gradient scaler skips steps that overflow; what they left here is dropped.
         if gradients and all(bool(g.isfinite().all()) for g in gradients):
-            self._adam.param_groups[0]["lr"] = learning_rate
+            self._adam.param_groups[0]["lr"] = next(iter(step_sizes(optimizer).values()))
             self._adam.step()
         self._adam.zero_grad()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -18,9 +20,10 @@ from neuroprune.distillation import Distillation, teacher_for
 from neuroprune.layer_distillation import distillation_for
 from neuroprune.learning_rates import LearningRates
 from neuroprune.methods import Method, dead_inputs, dead_units, method_for
+from neuroprune.methods.method import StepSizeOf, step_sizes
 from neuroprune.plan import ShrinkPlan
 from neuroprune.snapshots import Evaluate, Snapshots
-from neuroprune.step_hooks import around_step
+from neuroprune.step_hooks import around_step, is_finite, is_skipped
 from neuroprune.surgery import adopt_, shrink_, unwrap_optimizer
 
 STATE_VERSION = 1
@@ -226,9 +229,10 @@ class Pruner:
             PrunerError: the pruner has finished.
         """
         self._refuse_finished()
+        self._warn_if_short()
         self._cut(self.method.last_cut(self.anatomy, self._cut_at_step == self.steps))
         self._cut_at_step = self.steps
-        self.method.zero_small_(self.anatomy, self._step_sizes().get)
+        self.method.zero_small_(self.anatomy, self._step_size_of())
         if self.method.removes_dead_units:
             self._cut(dead_units(self.anatomy))
             self._cut(dead_inputs(self.anatomy))
@@ -318,6 +322,17 @@ class Pruner:
         if not self._hooks:
             raise PrunerError("this pruner has finished; attach a new one to prune further.")
 
+    def _warn_if_short(self) -> None:
+        settled = self.method.settled_at
+        if settled is not None and self.steps < settled:
+            warnings.warn(
+                f"training ends after {self.steps} optimizer steps, and the method was to remove "
+                f"until step {settled} of {self.method.total_steps}: the rest goes at once, no "
+                "step is left to recover, and snapshots on the way are not taken. total_steps "
+                "counts optimizer steps: with gradient accumulation they are fewer than batches.",
+                stacklevel=3,
+            )
+
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is not None:
@@ -325,7 +340,7 @@ class Pruner:
                 "optimizer.step(closure) recomputes the gradients, which would drop the penalty. "
                 "Call loss.backward() and then optimizer.step()."
             )
-        if _skipped(optimizer):
+        if is_skipped(optimizer):
             return
         self._check_ready(optimizer)
         if self._distillation is not None and not self._distillation.answered:
@@ -341,23 +356,23 @@ class Pruner:
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self._rates.restore_()
-        if _skipped(optimizer):
+        if is_skipped(optimizer):
             if self._distillation is not None:
                 self._distillation.skip_()
             return
-        self.method.prox_(self.anatomy, self._step_sizes().get)
+        self.method.prox_(self.anatomy, self._step_size_of())
         if self._distillation is not None:
-            self._distillation.step_(float(optimizer.param_groups[0]["lr"]))
+            self._distillation.step_(optimizer)
         self.steps += 1
         self._cut(self.method.cut_now(self.anatomy))
         budget = self.method.snapshot_due
         if budget is not None:
             self._take_snapshot(budget)
 
-    def _step_sizes(self) -> dict[Tensor, float]:
-        """Learning rate of every parameter that is trained."""
-        groups = self.optimizer.param_groups
-        return {p: float(g["lr"]) for g in groups for p in g["params"] if p.requires_grad}
+    def _step_size_of(self) -> StepSizeOf:
+        """Parameter -> its learning rate now; read off the optimizer where a method asks."""
+        sizes = cache(lambda: step_sizes(self.optimizer))
+        return lambda parameter: sizes().get(parameter)
 
     def _trained(self) -> int:
         """How many prunable matrices the optimizer holds; a cut without it would lower this."""
@@ -365,33 +380,17 @@ class Pruner:
         return sum(m in held for m in self.anatomy.matrices())
 
     def _check_ready(self, optimizer: Optimizer) -> None:
-        if self._trained() != self._held:
+        held, self._held = self._held, self._trained()  # layers may be unfrozen on the way
+        if self._held < held:
             raise PrunerError(
                 "the model was cut without its optimizer, which now trains parameters that are "
                 "gone. Pass the optimizer: shrink_(model, plan, optimizer)."
             )
         gradients = [p.grad for g in optimizer.param_groups for p in g["params"]]
         filled = [g for g in gradients if g is not None and g.numel()]
-        if filled and not _finite(filled):
+        if filled and not is_finite(filled):
             raise NonFiniteError(
                 f"a gradient is NaN or infinite at step {self.steps + 1}; the step was not taken "
                 "and the weights are those of the last good step. Lower the learning rate, clip "
                 "gradients, or check the data for empty targets."
             )
-
-
-def _finite(gradients: list[Tensor]) -> bool:
-    """Whether every entry is a finite number.
-
-    The 2-norm is one fast pass and one synchronisation. Where it is not finite, as a sum of huge
-    but finite squares, the entries themselves decide.
-    """
-    if bool(torch.isfinite(nn.utils.get_total_norm(gradients))):
-        return True
-    return all(bool(torch.isfinite(g).all()) for g in gradients)
-
-
-def _skipped(optimizer: Optimizer) -> bool:
-    """Whether a GradScaler has told a fused optimizer to skip this step."""
-    found_inf = getattr(optimizer, "found_inf", None)
-    return found_inf is not None and bool(found_inf)

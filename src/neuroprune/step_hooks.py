@@ -1,4 +1,4 @@
-"""Hooks around an optimizer step that are called once a step."""
+"""Around an optimizer step: hooks that are called once, and whether the step can be taken."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
@@ -48,3 +50,27 @@ def _is_stepping(optimizer: Optimizer) -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+def is_finite(gradients: list[Tensor]) -> bool:
+    """Whether every entry is a finite number.
+
+    The 2-norm is one fast pass and one synchronisation. Where it is not finite, as a sum of huge
+    but finite squares, the entries themselves decide.
+
+    Args:
+        gradients: at least one.
+    """
+    if bool(torch.isfinite(nn.utils.get_total_norm(gradients))):
+        return True
+    return all(bool(torch.isfinite(g).all()) for g in gradients)
+
+
+def is_skipped(optimizer: Optimizer) -> bool:
+    """Whether a GradScaler has told a fused optimizer to skip this step.
+
+    Args:
+        optimizer: the torch optimizer, not a wrapper.
+    """
+    found_inf = getattr(optimizer, "found_inf", None)
+    return found_inf is not None and bool(found_inf)

@@ -20,7 +20,7 @@ def _number(owner: object, name: str, value: Any, low: float, high: float, what:
 
 
 def _whole(owner: object, name: str, value: Any, low: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or value % 1 != 0:
         raise ConfigError(f"{type(owner).__name__}: {name} must be a whole number, got {value!r}.")
     if value < low:
         raise ConfigError(f"{type(owner).__name__}: {name} must be >= {low}, got {value!r}.")

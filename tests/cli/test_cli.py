@@ -66,6 +66,7 @@ def test_the_table_has_every_line_and_its_denominator(trained: Path) -> None:
         console.print(summary(RunRecord.load(trained / "record.json"), trained))
     text = captured.get()
     for line in (
+        "loads with neuroprune's from_pretrained",
         "accuracy",
         "weight sparsity [1]",
         "structural sparsity [2]",

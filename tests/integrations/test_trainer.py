@@ -196,6 +196,25 @@ def test_settings_that_cannot_work_are_refused_at_the_start(
         )
 
 
+def test_smoothed_labels_leave_a_teacher_without_a_say(tmp_path: Path) -> None:
+    from transformers import Trainer, TrainingArguments
+
+    arguments = TrainingArguments(output_dir=str(tmp_path), label_smoothing_factor=0.1)
+    taught = neuroprune.NeuroPrune(target=0.5, teacher="dense")
+    for callback in (
+        neuroprune.NeuroPruneCallback(taught),
+        neuroprune.NeuroPruneCallback(neuroprune.NeuroPrune(target=0.5), teacher="dense"),
+    ):
+        with pytest.raises(ConfigError, match="label_smoothing_factor"):
+            Trainer(make_model("bert"), arguments, train_dataset=Rows(), callbacks=[callback])
+    Trainer(
+        make_model("bert"),
+        arguments,
+        train_dataset=Rows(),
+        callbacks=[neuroprune.NeuroPruneCallback(CONFIG)],
+    )
+
+
 def test_accelerate_loop_prunes_the_unwrapped_model() -> None:
     from accelerate import Accelerator
 

@@ -323,7 +323,10 @@ def test_zeros_gather_in_rows_that_have_lost_before() -> None:
     pruner.detach()
 
 
-@pytest.mark.parametrize("settings", [{"repair": True}, {"uniform": True}])
+@pytest.mark.parametrize(
+    "settings",
+    [{"repair": True}, {"uniform": True}, {"connectivity": "activity"}, {"lr_growth": 0.9}],
+)
 def test_unit_settings_are_refused_for_weights(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="whole heads and neurons"):
         method_for(NeuroPrune(target="weights:0.5", **settings), 10)

@@ -336,3 +336,15 @@ def test_frozen_parameters_stay_frozen_and_gradients_follow() -> None:
     shrink_(model, ShrinkPlan(remove_neurons={block.name: [0]}))
     assert not block.up_proj.weight.requires_grad
     assert torch.equal(block.down_proj.weight.grad, kept)
+
+
+def test_an_emptied_parameter_is_hooked_once_however_often_the_model_is_cut() -> None:
+    model = make_model("bert")
+    name = anatomy_of(model).attentions[0].name
+    other = anatomy_of(model).mlps[0].name
+    shrink_(model, ShrinkPlan(remove_heads={name: range(HEADS)}))
+    for _ in range(3):
+        shrink_(model, ShrinkPlan(remove_neurons={other: [0]}))
+    empty = [p for p in model.parameters() if p.numel() == 0]
+    assert empty
+    assert {len(p._post_accumulate_grad_hooks) for p in empty} == {1}

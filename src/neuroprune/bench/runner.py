@@ -143,7 +143,7 @@ class _Experiment:
     def rehearse(self) -> None:
         """Refuse a method that cannot do what it is asked, before anything is trained."""
         model, data = self._start()
-        method = self.config.method
+        method: Any = self.config.method
         if getattr(method, "teacher", None) == FINETUNED:  # who is not there yet: the same shape
             method = dataclasses.replace(method, teacher=DENSE)
         rehearse(model, self.config.training, method, len(data.train))

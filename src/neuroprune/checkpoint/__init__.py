@@ -7,7 +7,7 @@ result, it does, and stock `from_pretrained` loads the directory too.
 """
 
 from neuroprune.checkpoint.files import PLAN_FILE, CheckpointError
-from neuroprune.checkpoint.loading import from_pretrained
+from neuroprune.checkpoint.loading import from_pretrained, loads_with
 from neuroprune.checkpoint.saving import save_pretrained
 
-__all__ = ["PLAN_FILE", "CheckpointError", "from_pretrained", "save_pretrained"]
+__all__ = ["PLAN_FILE", "CheckpointError", "from_pretrained", "loads_with", "save_pretrained"]

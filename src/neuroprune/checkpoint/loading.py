@@ -89,6 +89,23 @@ def _local(directory: Path | str) -> Path:
         ) from error
 
 
+def loads_with(directory: Path) -> str:
+    """Who loads a directory that `save_pretrained` wrote.
+
+    Args:
+        directory: the directory.
+
+    Returns:
+        "transformers" where the stock `from_pretrained` does, as `neuroprune.from_pretrained` does
+        always; otherwise "neuroprune".
+
+    Raises:
+        CheckpointError: it is no such directory, or it is damaged.
+    """
+    _, layout = _read_plan(directory, read_json(directory / "config.json"))
+    return "neuroprune" if layout is None else "transformers"
+
+
 def _read_plan(
     directory: Path, settings: Mapping[str, Any]
 ) -> tuple[Lineage, dict[str, Any] | None]:

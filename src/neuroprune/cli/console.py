@@ -16,6 +16,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ParamSpec
 
 import typer
@@ -131,3 +132,15 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(code) from error
 
     return run
+
+
+def loader(directory: Path) -> str:
+    """Who loads a saved model, for people.
+
+    Args:
+        directory: what `save_pretrained` wrote.
+    """
+    from neuroprune.checkpoint import loads_with
+
+    whose = "transformers'" if loads_with(directory) == "transformers" else "neuroprune's"
+    return f"loads with {whose} from_pretrained"

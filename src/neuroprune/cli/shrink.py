@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from neuroprune.cli.console import UsageError, emit, guarded, quiet_libraries
+from neuroprune.cli.console import UsageError, emit, guarded, loader, quiet_libraries
 from neuroprune.cli.options import Json
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def shrink(
     from neuroprune import save_pretrained, shrink_
     from neuroprune.anatomy import anatomy_of
     from neuroprune.bench.models import load_any
+    from neuroprune.checkpoint import loads_with
     from neuroprune.methods import dead_inputs, dead_units
     from neuroprune.tasks.models import load_tokenizer
     from neuroprune.topology.sparsity import sparsity
@@ -62,6 +63,7 @@ def shrink(
     save_pretrained(loaded, out, tokenizer)
     payload = {
         "out": str(out),
+        "loads_with": loads_with(out),
         **{f"removed_{what.split()[0]}": count for what, count in _removed(done).items()},
         "plan": done.to_dict(),
         "before": before.to_dict(),
@@ -71,7 +73,7 @@ def shrink(
     shown = (
         f"removed {removed}; structural sparsity "
         f"{before.structural_sparsity:.1%} -> {after.structural_sparsity:.1%} of the dense model's "
-        f"{after.dense_weights:,} prunable weights\nsaved to {out}"
+        f"{after.dense_weights:,} prunable weights\nsaved to {out} ({loader(out)})"
     )
     emit(payload, shown, json_output)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from neuroprune.cli.answers import answers
-from neuroprune.cli.console import emit, guarded, quiet_libraries
+from neuroprune.cli.console import emit, guarded, loader, quiet_libraries
 from neuroprune.cli.options import (
     ConfigFile,
     DataDir,
@@ -69,6 +69,7 @@ def train(
     --target and --heads take the place of the configuration's method, and of a target it has.
     """
     from neuroprune.bench.runner import run
+    from neuroprune.checkpoint import loads_with
     from neuroprune.cli.progress import ShownProgress
 
     asked = Asked(target=target, heads=heads, snapshots=snapshots, teacher=teacher, uniform=uniform)
@@ -78,7 +79,7 @@ def train(
     with ShownProgress() as progress:
         record = run(chosen, out, data_dir, progress)
     record.save(out / "record.json")
-    payload = {"out": str(out), **record.to_dict()}
+    payload = {"out": str(out), "loads_with": loads_with(out / "pruned"), **record.to_dict()}
     emit(payload, summary(record, out), json_output)
 
 
@@ -93,7 +94,8 @@ def summary(record: RunRecord, out: Path) -> RenderableType:
     table.add_column("pruned", justify="right")
     for row in rows(record):
         table.add_row(*row)
-    return Group(table, *footnotes(record), f"saved: {out / 'dense'}, {out / 'pruned'}")
+    saved = f"saved: {out / 'dense'}, {out / 'pruned'} ({loader(out / 'pruned')})"
+    return Group(table, *footnotes(record), saved)
 
 
 def rows(record: RunRecord) -> list[tuple[str, str, str]]:

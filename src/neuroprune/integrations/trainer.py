@@ -34,11 +34,11 @@ class _Events:
 
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Refuse settings that cannot work, before anything is trained."""
-        _check(args)
+        self._check(args)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Attach; when resuming, continue from the state in the checkpoint."""
-        _check(args)
+        self._check(args)
         if self.pruner is not None:  # an earlier training was interrupted
             self.pruner.detach()
         self.pruner = attach(
@@ -72,6 +72,16 @@ class _Events:
             if self.pruner.snapshots is not None:
                 self.snapshots = self.pruner.snapshots.taken
             self.pruner = None
+
+    def _check(self, args: Any) -> None:
+        _check(args)
+        config = self.method.config if isinstance(self.method, Method) else self.method
+        taught = self.teacher is not None or getattr(config, "teacher", None) is not None
+        if taught and args.label_smoothing_factor:
+            raise ConfigError(
+                "label_smoothing_factor keeps the labels from the model, and a teacher has its say "
+                "in the loss that the model returns. Set it to 0, or leave the teacher out."
+            )
 
     def state(self) -> dict[str, Any]:
         """What the Trainer stores in `trainer_state.json` of every checkpoint."""

@@ -77,6 +77,11 @@ class FisherMethod(Method[Fisher]):
         self._optimizer: Optimizer | None = None
         self._whole: Anatomy | None = None  # before the cut
 
+    @property
+    def settled_at(self) -> int:
+        """The step of the one cut."""
+        return self.cut_step
+
     def setup(self, anatomy: Anatomy, optimizer: Optimizer) -> None:
         """Measure the target; refuse blocks without gradients."""
         missing = check_trained(anatomy, optimizer)

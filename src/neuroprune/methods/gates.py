@@ -113,7 +113,7 @@ class GatedMethod(Method[GatedT]):
     def __init__(self, config: GatedT, total_steps: int | None = None) -> None:
         super().__init__(config, total_steps)
         why = f"{type(config).__name__} learns its gates in a part of the training and"
-        self.ramp = Ramp(config.begin, config.end, schedule_length(total_steps, why))
+        self.ramp: Ramp = Ramp(config.begin, config.end, schedule_length(total_steps, why))
         self.step = 0
         self.done = False
         self.seed = 0

@@ -46,6 +46,11 @@ class MagnitudeMethod(Method[Magnitude]):
         self.step = 0
         self._mask = ZeroMask()
 
+    @property
+    def settled_at(self) -> int:
+        """The step at which the schedule ends."""
+        return round(self.config.end * self.schedule_steps)
+
     def setup(self, anatomy: Anatomy, optimizer: Optimizer) -> None:
         """Take what is zero already as masked."""
         self._remember_zeros(anatomy)

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from neuroprune.anatomy import Anatomy, AttentionBlock, MLPBlock
 from neuroprune.config import Config, ConfigError
+from neuroprune.control.schedule import Ramp
 from neuroprune.core.proximal import hard_threshold_
 from neuroprune.plan import ShrinkPlan
 
@@ -31,6 +32,7 @@ class Method(Generic[ConfigT]):
     config_type: ClassVar[type[Config]]
     # When training ends, beyond what was selected; input dimensions that nothing reads, too.
     removes_dead_units: ClassVar[bool] = True
+    ramp: Ramp | None = None  # of a method with a schedule
 
     @classmethod
     def variant(cls, config: Config) -> type[Method]:
@@ -49,6 +51,11 @@ class Method(Generic[ConfigT]):
     def eps(self) -> float:
         """Weights below it in absolute value are set to zero when training ends."""
         return float(getattr(self.config, "eps", 0.0))
+
+    @property
+    def settled_at(self) -> int | None:
+        """The optimizer step from which on nothing more goes; None without a schedule."""
+        return None if self.ramp is None else self.ramp.last
 
     def setup(self, anatomy: Anatomy, optimizer: Optimizer) -> None:
         """Once, before the first step. May register hooks or add parameters.
@@ -173,8 +180,9 @@ class Method(Generic[ConfigT]):
             anatomy: the model's blocks.
             step_size_of: parameter -> its learning rate, None where it is not trained.
         """
-        for matrix in trained(tuple(anatomy.matrices()), step_size_of):
-            hard_threshold_(matrix, self.eps)
+        if self.eps > 0.0:
+            for matrix in trained(tuple(anatomy.matrices()), step_size_of):
+                hard_threshold_(matrix, self.eps)
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-ready state, for a checkpoint."""
@@ -240,6 +248,26 @@ def add_grad_(parameter: Tensor, gradient: Tensor, scale: float) -> None:
         parameter.grad = gradient.mul_(scale)
     else:
         parameter.grad.add_(gradient.to(parameter.grad.dtype), alpha=scale)
+
+
+def step_sizes(optimizer: Optimizer) -> dict[Tensor, float]:
+    """Learning rate of every parameter that an optimizer trains.
+
+    Args:
+        optimizer: the torch optimizer, not a wrapper.
+
+    Raises:
+        ConfigError: it has none, since the optimizer chooses its own steps.
+    """
+    groups = optimizer.param_groups
+    if any(group["lr"] is None for group in groups):
+        raise ConfigError(
+            f"{type(optimizer).__name__} chooses its own steps (lr=None), and what acts beside "
+            "them needs to know them: proximal steps, masks, a teacher of layers. Give a learning "
+            "rate (Adafactor: lr=1e-3, relative_step=False), or a method that adds to the "
+            'gradients alone, such as apply="penalty".'
+        )
+    return {p: float(g["lr"]) for g in groups for p in g["params"] if p.requires_grad}
 
 
 def common_step_size(parameters: tuple[Tensor, ...], step_size_of: StepSizeOf) -> float:

@@ -28,7 +28,14 @@ from neuroprune.core.penalties import (
 )
 from neuroprune.core.proximal import group_l1_half_prox_, soft_threshold_
 from neuroprune.core.redundancy import find_dominating, merge_map, similarity_matrix
-from neuroprune.methods.method import Method, StepSizeOf, add_grad_, common_step_size, trained
+from neuroprune.methods.method import (
+    Method,
+    StepSizeOf,
+    add_grad_,
+    common_step_size,
+    step_sizes,
+    trained,
+)
 from neuroprune.methods.redundant_heads import FeatureMoments, absorb_heads_, redundant_heads
 from neuroprune.methods.target import TargetMethod
 from neuroprune.methods.zeros import ZerosMethod
@@ -67,7 +74,7 @@ class NeuroPruneMethod(Method[NeuroPrune]):
             ConfigError: they have not.
         """
         if self.config.apply is Apply.PROX:
-            rates = {p: float(g["lr"]) for g in optimizer.param_groups for p in g["params"]}
+            rates = step_sizes(optimizer)
             for attention in anatomy.attentions:
                 for group in attention.input_groups():
                     parts = trained(group, rates.get)

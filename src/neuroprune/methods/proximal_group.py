@@ -14,7 +14,7 @@ from neuroprune.config import Config, ConfigError, ProximalGroup
 from neuroprune.core.group_lasso import group_lasso, group_lasso_prox_, norm_per_unit
 from neuroprune.core.units import unit_size
 from neuroprune.methods.dead_units import dead_units
-from neuroprune.methods.method import Method, StepSizeOf, common_step_size, trained
+from neuroprune.methods.method import Method, StepSizeOf, common_step_size, step_sizes, trained
 from neuroprune.methods.ranked import RankedUnits
 from neuroprune.methods.units import Block, unit_number
 from neuroprune.plan import ShrinkPlan
@@ -45,7 +45,7 @@ class GroupPush(Method[ProximalGroup]):
             ConfigError: they have not.
         """
         super().setup(anatomy, optimizer)
-        rates = {p: float(g["lr"]) for g in optimizer.param_groups for p in g["params"]}
+        rates = step_sizes(optimizer)
         for block in anatomy.blocks():
             _step_size(block, rates.get)
 

@@ -46,7 +46,7 @@ class RankedUnits(Method[BudgetedT]):
     def __init__(self, config: BudgetedT, total_steps: int | None = None) -> None:
         super().__init__(config, total_steps)
         why = f"{type(config).__name__} meets its target along a schedule and"
-        self.ramp = Ramp(config.begin, config.end, schedule_length(total_steps, why))
+        self.ramp: Ramp = Ramp(config.begin, config.end, schedule_length(total_steps, why))
         self.step = 0
         self.goals: tuple[Goal, ...] = ()
 

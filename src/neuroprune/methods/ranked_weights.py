@@ -41,7 +41,7 @@ class RankedWeights(Method[RankedT]):
         why = f"{type(config).__name__} meets its target along a schedule and"
         ramp = Ramp(config.begin, config.end, schedule_length(total_steps, why))
         self.target: Weights = config.target[0]
-        self.ramp = ramp.every(cut_interval(self.target.sparsity, ramp.length))
+        self.ramp: Ramp = ramp.every(cut_interval(self.target.sparsity, ramp.length))
         self.step = 0
         self._mask = ZeroMask()
 

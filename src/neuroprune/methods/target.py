@@ -55,7 +55,7 @@ class TargetMethod(Method[NeuroPrune]):
         super().__init__(config, total_steps)
         why = "a target is reached along a schedule, which"
         steps = schedule_length(total_steps, why)
-        self.ramp = Ramp(config.begin, config.end, steps)
+        self.ramp: Ramp = Ramp(config.begin, config.end, steps)
         self.step = 0
         horizon = max(16, round(0.05 * steps))
         self.connectivity = UnitConnectivity(Connectivity(config.connectivity), horizon)

@@ -13,7 +13,7 @@ from neuroprune.methods.masks import magnitude
 from neuroprune.methods.method import StepSizeOf
 from neuroprune.methods.ranked_weights import RankedWeights
 
-_NEEDS_UNITS = ("snapshots", "uniform", "repair", "redundancy")
+_NEEDS_UNITS = ("snapshots", "uniform", "repair", "redundancy", "connectivity", "lr_growth")
 
 
 class ZerosMethod(RankedWeights[NeuroPrune]):
@@ -42,7 +42,7 @@ class ZerosMethod(RankedWeights[NeuroPrune]):
 
     def __init__(self, config: NeuroPrune, total_steps: int | None = None) -> None:
         super().__init__(config, total_steps)
-        given = [name for name in _NEEDS_UNITS if getattr(config, name)]
+        given = config.changed(_NEEDS_UNITS)
         if given:
             raise ConfigError(
                 f"NeuroPrune.{', '.join(given)} are about whole heads and neurons, a weight "

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from neuroprune.surgery.optimizer_state import Replacement
 
 Replacements = dict[Tensor, Replacement]
+_DROPPED = "_neuroprune_drops_gradient"  # attribute of an empty parameter
 
 
 def keep_outputs_(linear: nn.Linear, index: Tensor) -> Replacements:
@@ -103,7 +104,9 @@ def skip_empty_gradients_(linear: nn.Linear) -> None:
     for parameter in linear.parameters(recurse=False):
         if parameter.numel() == 0 and parameter.is_leaf and parameter.requires_grad:
             parameter.grad = None
-            parameter.register_post_accumulate_grad_hook(_drop_gradient)
+            if not getattr(parameter, _DROPPED, False):  # one hook, however often it is cut
+                parameter.register_post_accumulate_grad_hook(_drop_gradient)
+                setattr(parameter, _DROPPED, True)
 
 
 def _drop_gradient(parameter: Tensor) -> None:
