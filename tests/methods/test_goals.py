@@ -23,17 +23,19 @@ from neuroprune.config import (
     Weights,
 )
 from neuroprune.evaluation.size import size_report
+from neuroprune.methods.costs import (
+    flops_cost,
+    parameter_cost,
+    unit_counts,
+    weight_cost,
+)
 from neuroprune.methods.goals import (
     Goal,
     achieved,
     check_heads,
     check_weights,
-    flops_cost,
     goal_of,
-    parameter_cost,
     reachable_costs,
-    unit_counts,
-    weight_cost,
 )
 from tests.strategies import plans
 from tests.zoo import D_FF, D_MODEL, FAMILIES, HEADS, make_model

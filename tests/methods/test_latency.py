@@ -14,7 +14,8 @@ from torch import nn
 from neuroprune import ShrinkPlan, anatomy_of, shrink_
 from neuroprune.config import ConfigError, Latency
 from neuroprune.methods import latency
-from neuroprune.methods.goals import achieved, goal_of, unit_counts
+from neuroprune.methods.costs import unit_counts
+from neuroprune.methods.goals import achieved, goal_of
 from neuroprune.methods.latency import measure_latency
 from tests.zoo import D_FF, FAMILIES, HEADS, make_model
 
