@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,6 +57,30 @@ def goals_of(targets: Sequence[Target], anatomy: Anatomy) -> tuple[Goal, ...]:
         check_heads(heads, anatomy)
         goals.append(_head_goal(heads, anatomy))
     return tuple(goals)
+
+
+def waits(targets: Sequence[Target], anatomy: Anatomy) -> bool:
+    """Whether targets are measured before the first step, and not when a method is set up.
+
+    So is a time, of a model that was cut before. A training that is resumed brings the measurement
+    that it began with: a clock does not say the same twice, and takes its time.
+
+    Args:
+        targets: as `parse_targets` orders them.
+        anatomy: the model's blocks, as training begins.
+    """
+    return bool(anatomy.lineage.plan) and any(isinstance(t, Latency) for t in targets)
+
+
+def read_goals(targets: Sequence[Target], saved: Sequence[Mapping[str, Any]]) -> tuple[Goal, ...]:
+    """Goals as they were saved: of a training that is resumed.
+
+    Args:
+        targets: what they were measured for.
+        saved: what `Goal.to_dict` wrote; nothing where they had not been measured yet.
+    """
+    pairs = zip(targets, saved, strict=True) if saved else ()
+    return tuple(Goal.from_dict(target, goal) for target, goal in pairs)
 
 
 def _met(goal: Goal, anatomy: Anatomy) -> Goal:
