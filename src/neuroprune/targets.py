@@ -119,14 +119,22 @@ class _Kept(Target):
 
 @dataclass(frozen=True)
 class Flops(_Kept):
-    """Floating-point operations of a forward pass, as a share of the dense model's."""
+    """Floating-point operations of a forward pass, as a share of the dense model's.
+
+    Also of a model that was cut before: what the dense model took is counted, exactly.
+    """
 
     kind: ClassVar[str] = "flops"
 
 
 @dataclass(frozen=True)
 class Latency(_Kept):
-    """Time of a forward pass on this machine, as a share of the dense model's."""
+    """Time of a forward pass on this machine, as a share of the dense model's.
+
+    The time after a cut is predicted from timed copies that were cut. For a model that was cut
+    before, the dense model's time is taken on a model of the dense sizes with random weights, in
+    turns with it, before the first step. A training that is resumed keeps the times it began with.
+    """
 
     kind: ClassVar[str] = "latency"
 

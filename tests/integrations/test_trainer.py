@@ -295,6 +295,20 @@ def test_a_target_is_met_with_the_callback_alone_and_after_resuming(
     assert equal(whole, again, 1e-6)
 
 
+@pytest.mark.parametrize(
+    "target", ["weights:0.5", "parameters:11000", "flops:0.2@1x32", "heads:3", [0.6, "heads:4"]]
+)
+def test_every_kind_of_target_resumes_after_the_ramp(target: Any, tmp_path: Path) -> None:
+    method = NeuroPrune(target=target, begin=0.1, end=0.6)
+    whole = make_model("bert")
+    trainer_for(whole, tmp_path / "a", method).train()
+    folder = tmp_path / "a" / "checkpoint-9"
+    again = neuroprune.from_pretrained(folder)
+    trainer_for(again, tmp_path / "b", method).train(resume_from_checkpoint=str(folder))
+    assert lineage_of(again).to_dict() == lineage_of(whole).to_dict()
+    assert equal(whole, again, 1e-6)
+
+
 def test_snapshots_go_to_the_output_folder(tmp_path: Path) -> None:
     method = NeuroPrune(target=0.6, begin=0.1, end=0.9, snapshots=[0.3])
     trainer_for(make_model("bert"), tmp_path, method, save_strategy="no").train()

@@ -23,20 +23,23 @@ from neuroprune.config import (
     Weights,
 )
 from neuroprune.evaluation.size import size_report
+from neuroprune.methods.costs import (
+    dense_flops,
+    flops_cost,
+    parameter_cost,
+    unit_counts,
+    weight_cost,
+)
 from neuroprune.methods.goals import (
     Goal,
     achieved,
     check_heads,
     check_weights,
-    flops_cost,
     goal_of,
-    parameter_cost,
     reachable_costs,
-    unit_counts,
-    weight_cost,
 )
 from tests.strategies import plans
-from tests.zoo import D_FF, D_MODEL, FAMILIES, HEADS, make_model
+from tests.zoo import D_FF, D_MODEL, FAMILIES, HEADS, make_model, random_inputs
 
 BATCH, LENGTH = 2, 6
 
@@ -90,6 +93,36 @@ def test_predicted_flops_are_the_counted_ones(family: str, data: st.DataObject) 
     for stage in (model, small):
         counted = count_flops(stage, sample_inputs(stage, BATCH, LENGTH))
         assert cost.kept(unit_counts(anatomy_of(stage))) == pytest.approx(counted, rel=1e-9)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=6)
+@given(data=st.data(), seed=st.integers(0, 99))
+def test_the_dense_models_flops_are_known_after_any_cut(
+    family: str, data: st.DataObject, seed: int
+) -> None:
+    """Whole blocks and inputs included; and the cost of what is left is the counted one."""
+    model = make_model(family)
+    dense = count_flops(model, sample_inputs(model, BATCH, LENGTH))
+    small = cut(model, data)
+    shrink_(small, ShrinkPlan(remove_inputs=random_inputs(small, seed)))
+    anatomy = anatomy_of(small)
+    assert dense_flops(small, anatomy, BATCH, LENGTH) == dense
+    cost = flops_cost(small, anatomy, BATCH, LENGTH)
+    again = cut(small, data)
+    for stage in (small, again):
+        counted = count_flops(stage, sample_inputs(stage, BATCH, LENGTH))
+        assert cost.kept(unit_counts(anatomy_of(stage))) == pytest.approx(counted, rel=1e-9)
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+def test_the_dense_models_flops_are_known_after_a_cut_of_the_width(family: str) -> None:
+    model = make_model(family)
+    dense = count_flops(model, sample_inputs(model, BATCH, LENGTH))
+    name = anatomy_of(model).attentions[0].name
+    shrink_(model, ShrinkPlan({name: [0, 1]}, remove_hidden=[0, 5, 6]))
+    assert dense_flops(model, anatomy_of(model), BATCH, LENGTH) == dense
+    assert count_flops(model, sample_inputs(model, BATCH, LENGTH)) < dense
 
 
 @pytest.mark.parametrize("family", FAMILIES)

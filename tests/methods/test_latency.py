@@ -14,7 +14,8 @@ from torch import nn
 from neuroprune import ShrinkPlan, anatomy_of, shrink_
 from neuroprune.config import ConfigError, Latency
 from neuroprune.methods import latency
-from neuroprune.methods.goals import achieved, goal_of, unit_counts
+from neuroprune.methods.costs import unit_counts
+from neuroprune.methods.goals import achieved, goal_of
 from neuroprune.methods.latency import measure_latency
 from tests.zoo import D_FF, FAMILIES, HEADS, make_model
 
@@ -259,3 +260,42 @@ def test_slow_models_take_fewer_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     slow(0.1)
     assert 2 * 0.1 * sum(repeats[1:]) <= 20.0
     assert max(repeats) > 5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_share_of_time_is_the_dense_models_also_after_a_cut(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed = tell_time(monkeypatch, linear_time)
+    model = make_model(family)
+    dense = linear_time(model)
+    anatomy = anatomy_of(model)
+    first, *_, last = anatomy.attentions
+    gone = {b.name: range(7) for b in anatomy.mlps}
+    shrink_(model, ShrinkPlan({first.name: range(HEADS), last.name: [0]}, gone))
+    timed.clear()
+    state = torch.get_rng_state()
+    goal = goal_of(Latency(0.5, 2, 6), anatomy_of(model), model)
+    assert goal.whole == pytest.approx(dense)
+    assert goal.start == pytest.approx(linear_time(model))
+    assert goal.kept == pytest.approx(0.5 * dense)
+    assert achieved(goal.target, goal, anatomy_of(model)) == pytest.approx(
+        linear_time(model) / dense
+    )
+    assert torch.equal(torch.get_rng_state(), state)
+    twins = [m for m in timed if unit_counts(anatomy_of(m)) == unit_counts(anatomy)]
+    assert twins and all(type(m) is type(model) and not m.training for m in twins)
+
+
+def test_a_model_that_cannot_be_made_again_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    tell_time(monkeypatch, linear_time)
+    model = make_model("bert")
+    shrink_(model, ShrinkPlan({anatomy_of(model).attentions[0].name: [0]}))
+
+    class Own(type(model)):  # type: ignore[misc]
+        def __init__(self, config: Any, extra: int) -> None:
+            super().__init__(config)
+
+    model.__class__ = Own
+    with pytest.raises(ConfigError, match="cannot be made from its configuration"):
+        goal_of(Latency(0.5, 2, 6), anatomy_of(model), model)

@@ -19,7 +19,8 @@ from torch import Tensor
 import neuroprune
 from neuroprune.anatomy import Anatomy, anatomy_of
 from neuroprune.config import ConfigError, NeuroPrune
-from neuroprune.methods.goals import Goal, unit_counts
+from neuroprune.methods.costs import unit_counts
+from neuroprune.methods.goals import Goal
 from neuroprune.methods.poorest import goals_of
 from neuroprune.methods.uniform import check_uniform, uniform_units
 from neuroprune.methods.units import plan_of, unit_number

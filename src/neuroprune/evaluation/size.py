@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from neuroprune.anatomy import Anatomy, AttentionBlock, MLPBlock, anatomy_of, stream_of
 from neuroprune.anatomy.inputs import count_flops
-from neuroprune.methods.goals import unit_counts, unit_parameters
+from neuroprune.methods.costs import unit_counts, unit_parameters
 from neuroprune.topology.sparsity import sparsity
 
 

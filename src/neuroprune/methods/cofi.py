@@ -20,8 +20,9 @@ from neuroprune.core.gates import (
     location_of,
     open_probability,
 )
+from neuroprune.methods.costs import unit_counts
 from neuroprune.methods.gates import GatedMethod, GateOptimizer
-from neuroprune.methods.goals import Goal, unit_counts
+from neuroprune.methods.goals import Goal
 from neuroprune.methods.poorest import goals_of
 from neuroprune.methods.units import Block, heads_per_unit, unit_number
 

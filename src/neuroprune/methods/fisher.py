@@ -23,10 +23,11 @@ from neuroprune.core.fisher import (
 from neuroprune.core.importance import gate_gradient
 from neuroprune.core.units import scale_units_
 from neuroprune.methods.connectivity import check_trained
-from neuroprune.methods.goals import Goal, achieved, unit_counts
+from neuroprune.methods.costs import unit_counts
+from neuroprune.methods.goals import Goal, achieved
 from neuroprune.methods.method import Method, StepSizeOf, refuse_budget, schedule_length
 from neuroprune.methods.movement import loss_scale
-from neuroprune.methods.poorest import CLOSE, ROUNDS, goals_of, units_left
+from neuroprune.methods.poorest import CLOSE, ROUNDS, goals_of, read_goals, waits
 from neuroprune.methods.redundant_heads import FeatureMoments
 from neuroprune.methods.units import (
     Block,
@@ -36,6 +37,7 @@ from neuroprune.methods.units import (
     plan_of,
     unit_number,
     unit_width,
+    units_left,
 )
 from neuroprune.plan import ShrinkPlan
 
@@ -92,11 +94,17 @@ class FisherMethod(Method[Fisher]):
                 "will do), or use a method that needs no gradients, such as "
                 "ProximalGroup(strength=0)."
             )
-        self.goals = goals_of(self.config.target, anatomy)
-        if isinstance(self.goals[-1].target, Heads):
-            heads_to_go(self.goals[-1], anatomy)  # refuses what it cannot count
+        if not waits(self.config.target, anatomy):
+            self._measure(anatomy)
         self._optimizer, self._whole = optimizer, anatomy
         self._watch()
+
+    def _measure(self, anatomy: Anatomy) -> None:
+        """Measure the target once."""
+        if not self.goals:
+            self.goals = goals_of(self.config.target, anatomy)
+            if isinstance(self.goals[-1].target, Heads):
+                heads_to_go(self.goals[-1], anatomy)  # refuses what it cannot count
 
     def _watch(self) -> None:
         """Begin to take in activations when it is time."""
@@ -109,6 +117,7 @@ class FisherMethod(Method[Fisher]):
         """Take in the gradients of one step, until the cut."""
         if self.done:
             return
+        self._measure(anatomy)
         scale = loss_scale(self._optimizer)
         found = {}
         for block in anatomy.blocks():
@@ -225,9 +234,8 @@ class FisherMethod(Method[Fisher]):
         if done:
             self.moments.remove()
         self._watch()
-        targets = (goal.target for goal in self.goals)
-        pairs = zip(targets, state["goals"], strict=True)
-        self.goals = tuple(Goal.from_dict(t, g) for t, g in pairs)
+        if state["goals"]:
+            self.goals = read_goals(self.config.target, state["goals"])
 
 
 def heads_to_go(goal: Goal, anatomy: Anatomy) -> int:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from neuroprune.anatomy import Anatomy, AttentionBlock, MLPBlock
-from neuroprune.anatomy.inputs import count_flops, sample_inputs
+from neuroprune.anatomy import Anatomy
 from neuroprune.config import (
     ConfigError,
     Flops,
@@ -24,7 +21,14 @@ from neuroprune.config import (
     Weights,
 )
 from neuroprune.control.cost import CostModel, Curve, cheapest_and_dearest
-from neuroprune.methods.latency import measure_latency
+from neuroprune.methods.costs import (
+    dense_flops,
+    flops_cost,
+    parameter_cost,
+    unit_counts,
+    weight_cost,
+)
+from neuroprune.methods.latency import dense_times, measure_latency
 from neuroprune.topology.sparsity import sparsity
 
 _ROUNDING = 1e-9  # relative: what summing in another order may change
@@ -48,16 +52,29 @@ class Goal:
     kept: float
     whole: float
 
-    @property
-    def share_kept(self) -> float:
-        """Share of what can be removed that is kept in the end."""
-        removable = self.start - self.cost.fixed
+    def share_kept(self, dense: Mapping[str, int]) -> float:
+        """Share of what can be removed of the dense model that is kept in the end.
+
+        Args:
+            dense: block name -> units of the dense model.
+        """
+        removable = self.cost.kept(dense) - self.cost.fixed
         return (self.kept - self.cost.fixed) / removable if removable > 0 else 1.0
 
     @property
     def is_straight(self) -> bool:
         """Whether every unit of a block costs the same."""
         return all(len(curve.units) == 2 for curve in self.cost.curves.values())
+
+    @property
+    def slack(self) -> float:
+        """What summing in another order may change."""
+        return _ROUNDING * self.whole
+
+    @property
+    def allowed(self) -> float:
+        """The most that the model may cost in the end."""
+        return self.kept + self.slack
 
     def scheduled(self, progress: float) -> float:
         """Cost to keep when this much of the way is done.
@@ -102,16 +119,6 @@ class Goal:
         return cls(target, cost, data["start"], data["kept"], data["whole"])
 
 
-def unit_counts(anatomy: Anatomy) -> dict[str, int]:
-    """Units of every block: query heads and neurons.
-
-    Args:
-        anatomy: the model's blocks.
-    """
-    heads = {b.name: b.num_heads for b in anatomy.attentions}
-    return heads | {b.name: b.d_ff for b in anatomy.mlps}
-
-
 def goal_of(
     target: Target,
     anatomy: Anatomy,
@@ -119,7 +126,7 @@ def goal_of(
     floors: Mapping[str, int] | None = None,
     heads_kept: int | None = None,
 ) -> Goal:
-    """What a target means for a model.
+    """What a target means for a model: `measured`, and refused where it cannot be reached.
 
     Args:
         target: of size or speed. `Weights` and `Heads` are no costs of units: `check_weights` and
@@ -133,100 +140,47 @@ def goal_of(
         ConfigError: it cannot be reached, and the message gives the range that can; or it is a
             latency, and the machine is too noisy to measure one.
     """
+    goal = measured(target, anatomy, model)
+    check_reachable(goal, anatomy, floors, heads_kept)
+    return goal
+
+
+def measured(target: Target, anatomy: Anatomy, model: nn.Module) -> Goal:
+    """A target measured on a model, whether it can be reached or not.
+
+    Shares are of the dense model, also where the model was cut before. Weights and operations of
+    the dense model are counted. Its time is taken on a twin, in turns with the model as it is.
+
+    Args:
+        target: of size or speed.
+        anatomy: the model's blocks, as training begins.
+        model: the whole model, of which the blocks' root may be a part.
+
+    Raises:
+        ConfigError: it is a latency, and the machine is too noisy to measure one.
+    """
+    counts = unit_counts(anatomy)
     if isinstance(target, Structural):
         cost = weight_cost(anatomy)
         whole = float(anatomy.dense_weights)
         kept = (1.0 - target.sparsity) * whole
     elif isinstance(target, Parameters):
         cost = parameter_cost(anatomy, model)
-        whole = cost.kept(unit_counts(anatomy))
+        whole = cost.kept(counts)
         kept = float(target.count)
     elif isinstance(target, Flops | Latency):
-        measure = flops_cost if isinstance(target, Flops) else measure_latency
-        cost = measure(model, anatomy, target.batch, target.length)
-        whole = cost.kept(unit_counts(anatomy))
+        shape = target.batch, target.length
+        is_time = isinstance(target, Latency)
+        cost = (measure_latency if is_time else flops_cost)(model, anatomy, *shape)
+        whole = cost.kept(counts)
+        if is_time and anatomy.lineage.plan:
+            whole *= dense_times(model, anatomy, *shape)
+        elif anatomy.lineage.plan:
+            whole = dense_flops(model, anatomy, *shape)
         kept = target.kept * whole
     else:
         raise TypeError(f"{target} is no cost of units; the caller handles it.")
-    goal = Goal(target, cost, cost.kept(unit_counts(anatomy)), kept, whole)
-    _check_reachable(goal, anatomy, floors or {}, heads_kept)
-    return goal
-
-
-def weight_cost(anatomy: Anatomy) -> CostModel:
-    """Prunable weights: those of q, k, v, o, up, gate and down, no biases.
-
-    Args:
-        anatomy: the model's blocks.
-    """
-    curves = {b.name: Curve.linear(b.num_heads, b.weights_per_head) for b in anatomy.attentions}
-    curves |= {b.name: Curve.linear(b.d_ff, b.weights_per_neuron) for b in anatomy.mlps}
-    return CostModel("weights", 0.0, curves)
-
-
-def parameter_cost(anatomy: Anatomy, model: nn.Module) -> CostModel:
-    """All parameters of a model, embeddings, biases and head included, shared ones once.
-
-    Args:
-        anatomy: the model's blocks.
-        model: the whole model.
-    """
-    counts = unit_counts(anatomy)
-    curves = {b.name: Curve.linear(counts[b.name], unit_parameters(b)) for b in anatomy.blocks()}
-    return _with_fixed("parameters", sum(p.numel() for p in model.parameters()), curves, counts)
-
-
-def unit_parameters(block: AttentionBlock | MLPBlock) -> float:
-    """Parameters that go with one query head or neuron, biases of its rows included.
-
-    A head that shares its keys and values has its part of them.
-
-    Args:
-        block: the block.
-    """
-    if isinstance(block, MLPBlock):
-        return float(block.weights_per_neuron + sum(p.bias is not None for p in block.fan_in()))
-    rows = float(block.q_proj.weight.shape[1] + (block.q_proj.bias is not None))
-    for layer in (block.k_proj, block.v_proj):
-        rows += _kv_share(block) * (layer.weight.shape[1] + (layer.bias is not None))
-    return block.head_dim * (rows + block.o_proj.weight.shape[0])
-
-
-def flops_cost(model: nn.Module, anatomy: Anatomy, batch: int, length: int) -> CostModel:
-    """Floating-point operations of a forward pass, as `count_flops` counts them.
-
-        neuron:  2 * (sum of n_l * d_l over up, gate and down)
-        head:    2 * head_dim * (n_q d_q + n_k d_k + n_v d_v + n_o d_o)
-                 + 4 * head_dim * n_q * n_k / batch
-
-    n_l is the number of tokens that layer l is given in a pass, and d_l the width it reads (up,
-    gate, q, k, v) or writes (down, o). The tokens are counted in the pass, since a decoder's
-    queries and the keys of its cross-attention come from different sequences. An attention without
-    heads runs on a placeholder, which costs it the second line of one head.
-
-    Args:
-        model: the whole model.
-        anatomy: its blocks.
-        batch: sequences of a pass.
-        length: tokens per sequence, in encoder and decoder.
-    """
-    with _tokens(anatomy) as n:
-        total = count_flops(model, sample_inputs(model, batch, length))
-    curves = {}
-    for block in anatomy.attentions:
-        q, k, v, o = block.linears()
-        own = n[q] * q.weight.shape[1] + n[o] * o.weight.shape[0]
-        shared = n[k] * k.weight.shape[1] + n[v] * v.weight.shape[1]
-        products = 4.0 * block.head_dim * n[q] * n[k] / batch
-        one = 2.0 * block.head_dim * (own + _kv_share(block) * shared) + products
-        heads = block.num_heads
-        points = {0: products, 1: one, max(heads, 1): one * max(heads, 1)}
-        curves[block.name] = Curve(tuple(points), tuple(points.values()))
-    for mlp in anatomy.mlps:
-        linear = sum(n[layer] * layer.weight.shape[1] for layer in mlp.fan_in())
-        linear += n[mlp.down_proj] * mlp.down_proj.weight.shape[0]
-        curves[mlp.name] = Curve.linear(mlp.d_ff, 2.0 * linear)
-    return _with_fixed("FLOPs", total, curves, unit_counts(anatomy))
+    return Goal(target, cost, cost.kept(counts), kept, whole)
 
 
 def check_weights(target: Weights, anatomy: Anatomy) -> None:
@@ -321,12 +275,25 @@ def reachable_costs(
     return rest.kept(fewest) + least, rest.kept(counts) + greatest
 
 
-def _check_reachable(
-    goal: Goal, anatomy: Anatomy, floors: Mapping[str, int], heads_kept: int | None
+def check_reachable(
+    goal: Goal,
+    anatomy: Anatomy,
+    floors: Mapping[str, int] | None = None,
+    heads_kept: int | None = None,
 ) -> None:
-    low, high = reachable_costs(goal.cost, anatomy, floors, heads_kept)
-    slack = _ROUNDING * goal.whole
-    if low - slack <= goal.kept <= high + slack:
+    """Refuse a goal that no cut of a model leads to.
+
+    Args:
+        goal: the goal.
+        anatomy: the model's blocks, as training begins.
+        floors: block name -> units that it has to keep; none where it is not named.
+        heads_kept: how many query heads are kept in the end, where that is asked for, too.
+
+    Raises:
+        ConfigError: with the range that can be reached.
+    """
+    low, high = reachable_costs(goal.cost, anatomy, floors or {}, heads_kept)
+    if low - goal.slack <= goal.kept <= high + goal.slack:
         return
     asked = f"{type(goal.target).__name__}({goal.value(goal.kept):g})"
     if isinstance(goal.target, Parameters):
@@ -355,31 +322,3 @@ def _head_choices(anatomy: Anatomy, floors: Mapping[str, int]) -> list[range]:
         floor = min(floors.get(block.name, 0), block.num_heads)
         choices.append(range(-(-floor // group) * group, block.num_heads + 1, group))
     return choices
-
-
-def _kv_share(block: AttentionBlock) -> float:
-    """Key/value heads per query head."""
-    return block.num_kv_heads / block.num_heads if block.num_heads else 1.0
-
-
-def _with_fixed(
-    unit: str, total: int, curves: Mapping[str, Curve], counts: Mapping[str, int]
-) -> CostModel:
-    """The cost model that says `total` of the model as it stands."""
-    return CostModel(unit, total - CostModel(unit, 0.0, curves).kept(counts), curves)
-
-
-@contextmanager
-def _tokens(anatomy: Anatomy) -> Iterator[Counter[nn.Module]]:
-    """Count the tokens that every prunable layer is given; 0 where it is not run."""
-    seen: Counter[nn.Module] = Counter()
-
-    def count(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        seen[module] += args[0].shape[:-1].numel()
-
-    hooks = [layer.register_forward_pre_hook(count) for layer in anatomy.linears()]
-    try:
-        yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -16,6 +16,7 @@ from neuroprune.anatomy.inputs import copy_of, device_of, sample_inputs
 from neuroprune.config import ConfigError
 from neuroprune.control.cost import CostModel, Curve, never_falling
 from neuroprune.control.stopwatch import interleaved
+from neuroprune.methods.dense import dense_twin
 from neuroprune.plan import ShrinkPlan
 from neuroprune.surgery import shrink_
 
@@ -78,6 +79,41 @@ def measure_latency(model: nn.Module, anatomy: Anatomy, batch: int, length: int)
     return _cost_model(anatomy, kinds, levels, alone, dense)
 
 
+def dense_times(model: nn.Module, anatomy: Anatomy, batch: int, length: int) -> float:
+    """How many times as long as a model that was cut the dense model takes for a forward pass.
+
+        median over turns of t_dense / t_now
+
+    The dense model is gone, so a twin of its sizes with random weights takes turns with a copy of
+    the model as it is. On a machine where cuts save nothing, the result may be below 1.
+
+    Args:
+        model: the model, cut before.
+        anatomy: its blocks.
+        batch: sequences of a pass.
+        length: tokens per sequence, in encoder and decoder.
+
+    Raises:
+        ConfigError: a dense model cannot be made from the model's configuration.
+    """
+    inputs, device = sample_inputs(model, batch, length), device_of(model)
+    twin = dense_twin(model, anatomy)
+    calls = {
+        "dense": partial(_forward, twin, inputs),
+        "now": partial(_forward, copy_of(model), inputs),
+    }
+    probe = interleaved(calls, 3, _WARMUP, device)
+    turns = _turns(sum(statistics.median(times) for times in probe.values()))
+    times = interleaved(calls, turns, _WARMUP, device)
+    return statistics.median(d / n for d, n in zip(times["dense"], times["now"], strict=True))
+
+
+def _turns(seconds: float) -> int:
+    """How many turns of so many seconds fit into the budget, within bounds."""
+    affordable = _BUDGET_SECONDS / max(seconds, 1e-9)
+    return int(min(max(affordable, _FEWEST_TURNS), _MOST_TURNS))
+
+
 class _Savings:
     """Times copies of a model that were cut, taking turns with one that was not.
 
@@ -97,8 +133,7 @@ class _Savings:
         self.known: dict[tuple[tuple[str, int], ...], float] = {}
         self.dense = partial(_forward, copy_of(model), inputs)
         probe = interleaved({"dense": self.dense}, 3, _WARMUP, self.device)["dense"]
-        affordable = _BUDGET_SECONDS / max(2 * variants * statistics.median(probe), 1e-9)
-        self.turns = int(min(max(affordable, _FEWEST_TURNS), _MOST_TURNS))
+        self.turns = _turns(2 * variants * statistics.median(probe))
 
     def __call__(self, kept: Units) -> float:
         """Share of the dense model's time that a cut saves; never below 0.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,17 +16,18 @@ from neuroprune.config import (
     Flops,
     Heads,
     Latency,
-    Parameters,
-    Structural,
     Target,
 )
 from neuroprune.control.cost import CostModel, Curve
 from neuroprune.core.allocation import poorest_to_budget
-from neuroprune.methods.goals import Goal, check_heads, goal_of, unit_counts
-from neuroprune.methods.units import Block, heads_per_unit
+from neuroprune.methods.closing import Queue, close_
+from neuroprune.methods.costs import unit_counts
+from neuroprune.methods.dense import dense_counts
+from neuroprune.methods.goals import Goal, check_heads, check_reachable, measured
+from neuroprune.methods.units import Block, heads_per_unit, units_left
 
 ROUNDS = 6  # of correcting for cost curves that are not straight
-_MET = 0.005  # share by which a target may have been overshot before
+_MET = 0.005  # of the whole, by which a target may have been overshot before
 _FLOOR = 0.1  # of a block's share in a uniform cut
 CLOSE = 1e-3  # of the cost at the start
 
@@ -48,27 +50,49 @@ def goals_of(targets: Sequence[Target], anatomy: Anatomy) -> tuple[Goal, ...]:
     goals = []
     for target in targets:
         if not isinstance(target, Heads):
-            goal = goal_of(_met(target, anatomy), anatomy, anatomy.model, heads_kept=count)
-            goals.append(replace(goal, target=target))
+            goal = _met(measured(target, anatomy, anatomy.model), anatomy)
+            check_reachable(goal, anatomy, heads_kept=count)
+            goals.append(goal)
     if heads is not None:
         check_heads(heads, anatomy)
         goals.append(_head_goal(heads, anatomy))
     return tuple(goals)
 
 
-def _met(target: Target, anatomy: Anatomy) -> Target:
-    """A target that the model has met by a little more than asked, as exactly as it has.
+def waits(targets: Sequence[Target], anatomy: Anatomy) -> bool:
+    """Whether targets are measured before the first step, and not when a method is set up.
 
-    Units are not divisible: a training that is resumed after its last cut would be refused.
+    So is a time, of a model that was cut before. A training that is resumed brings the measurement
+    that it began with: a clock does not say the same twice, and takes its time.
+
+    Args:
+        targets: as `parse_targets` orders them.
+        anatomy: the model's blocks, as training begins.
     """
-    if isinstance(target, Structural):
-        now = anatomy.structural_sparsity
-        return Structural(now) if target.sparsity < now <= target.sparsity + _MET else target
-    if isinstance(target, Parameters):
-        parameters = sum(p.numel() for p in anatomy.model.parameters())
-        surplus = target.count - parameters
-        return Parameters(parameters) if 0 < surplus <= _MET * target.count else target
-    return target
+    return bool(anatomy.lineage.plan) and any(isinstance(t, Latency) for t in targets)
+
+
+def read_goals(targets: Sequence[Target], saved: Sequence[Mapping[str, Any]]) -> tuple[Goal, ...]:
+    """Goals as they were saved: of a training that is resumed.
+
+    Args:
+        targets: what they were measured for.
+        saved: what `Goal.to_dict` wrote; nothing where they had not been measured yet.
+    """
+    pairs = zip(targets, saved, strict=True) if saved else ()
+    return tuple(Goal.from_dict(target, goal) for target, goal in pairs)
+
+
+def _met(goal: Goal, anatomy: Anatomy) -> Goal:
+    """A goal that the model has met by a little more than asked, as exactly as it has.
+
+    Units are not divisible: a training that is resumed or repeated after its last cut would be
+    refused. A little is what the dearest unit costs, and no less than half a percent.
+    """
+    curves = goal.cost.curves
+    unit = max(curves[b.name].per_unit * heads_per_unit(b) for b in anatomy.blocks())
+    little = max(_MET * goal.whole, unit)
+    return replace(goal, kept=goal.start) if 0 < goal.kept - goal.start <= little else goal
 
 
 def _check_length(target: Flops | Latency, anatomy: Anatomy) -> None:
@@ -148,7 +172,8 @@ def _meet(
     sizes = {b.name: heads_per_unit(b) for b in anatomy.blocks()}
     counts = unit_counts(anatomy)
     price = {b.name: max(goal.cost.curves[b.name].per_unit * sizes[b.name], 1e-12) for b in blocks}
-    ranked = torch.cat([_ranked(b, scores[b.name], price[b.name], goal, anatomy) for b in blocks])
+    share = goal.share_kept(dense_counts(anatomy))
+    ranked = torch.cat([_ranked(b, scores[b.name], price[b.name], share, anatomy) for b in blocks])
     costs = torch.cat(
         [torch.full_like(scores[b.name], price[b.name], dtype=torch.float64) for b in blocks]
     )
@@ -159,31 +184,74 @@ def _meet(
     needed = before - allowed
     if later:
         now = goal.cost.kept(counts)
-        share = (now - allowed) / max(now - goal.kept, 1e-12)
-        needed = share * (now - goal.kept - later)
+        done = (now - allowed) / max(now - goal.kept, 1e-12)
+        needed = done * (now - goal.kept - later)
+    tried: list[tuple[float, dict[str, Tensor]]] = []
     for _ in range(ROUNDS):
         mask = poorest_to_budget(ranked, costs, needed, close=progress >= 1.0)
         parts = mask.split([len(scores[b.name]) for b in blocks])
-        marked = gone | {b.name: part for b, part in zip(blocks, parts, strict=True)}
-        surplus = goal.cost.kept(units_left(counts, marked, sizes)) - allowed
+        marked = {b.name: part for b, part in zip(blocks, parts, strict=True)}
+        surplus = goal.cost.kept(units_left(counts, gone | marked, sizes)) - allowed
+        tried.append((surplus, marked))
         # Straight curves are met at once; others are approached, on the way from above.
         enough = surplus >= -CLOSE * goal.start and (progress < 1.0 or surplus <= 0)
         if goal.is_straight or later or enough or needed <= 0:
             break
         needed += surplus
-    gone |= {b.name: part for b, part in zip(blocks, parts, strict=True)}
+    if progress >= 1.0:
+        met = [t for t in tried if t[0] <= 0]
+        surplus, marked = max(met or tried, key=lambda t: t[0] if met else -t[0])
+        if surplus > goal.slack or not goal.is_straight:
+            left = units_left(counts, gone, sizes)
+            marked = _closed(goal, blocks, scores, ranked, marked, left)
+    elif not later and surplus < -CLOSE * goal.start:
+        # What is cut stays cut: rather wait than go too far.
+        nothing = needed, {b.name: torch.zeros_like(gone[b.name]) for b in blocks}
+        near = [t for t in (*tried, nothing) if t[0] >= -CLOSE * goal.start]
+        marked = min(near, key=lambda t: t[0])[1]
+    gone |= marked
 
 
-def _ranked(block: Block, score: Tensor, price: float, goal: Goal, anatomy: Anatomy) -> Tensor:
+def _closed(
+    goal: Goal,
+    blocks: Sequence[Block],
+    scores: Mapping[str, Tensor],
+    ranked: Tensor,
+    marked: Mapping[str, Tensor],
+    left: Mapping[str, int],
+) -> dict[str, Tensor]:
+    """Masks that meet the goal exactly, from masks that nearly do."""
+    queues, orders = [], {}
+    for block, rank in zip(
+        blocks, ranked.split([len(scores[b.name]) for b in blocks]), strict=True
+    ):
+        score, floor = scores[block.name], int(rank.isinf().sum())
+        # Poorest first, those of the floor last, also where they are tied with others.
+        order = score.argsort(stable=True)
+        order = order[rank[order].isinf().to(torch.int8).argsort(stable=True)]
+        size, number = heads_per_unit(block), int(marked[block.name].sum())
+        queue = Queue(block.name, score[order].tolist(), size, left[block.name], floor, number)
+        queues.append(queue)
+        orders[block.name] = order
+    close_(queues, goal, left)
+    masks = {}
+    for queue in queues:
+        mask = torch.zeros(len(queue.scores), dtype=torch.bool)
+        mask[orders[queue.name][: queue.gone]] = True
+        masks[queue.name] = mask
+    return masks
+
+
+def _ranked(block: Block, score: Tensor, price: float, share: float, anatomy: Anatomy) -> Tensor:
     """Score per unit of cost; infinite for those who have to stay.
 
-    The floor is a tenth of the block's share in a uniform cut, rounded down: nobody starves by
-    accident, and whole blocks may still go where little is left.
+    The floor is a tenth of what a uniform cut to `share` of the dense model leaves the block,
+    rounded down: nobody starves by accident, and whole blocks may still go where little is left.
     """
     ranked = score / price
     lineage = anatomy.lineage
     dense = lineage.heads.get(block.name) or lineage.neurons.get(block.name, 0)
-    floor = min(int(dense * goal.share_kept * _FLOOR) // heads_per_unit(block), len(score))
+    floor = min(int(dense * share * _FLOOR) // heads_per_unit(block), len(score))
     if floor:
         ranked[ranked.topk(floor).indices] = torch.inf
     return ranked
@@ -198,16 +266,3 @@ def _reserve_(ranked: Tensor, costs: Tensor) -> None:
     cheap = ((costs < dearest) & ranked.isfinite()).nonzero().squeeze(1)
     richest = cheap[ranked[cheap].argsort(descending=True, stable=True)]
     ranked[richest[costs[richest].cumsum(0) - costs[richest] < dearest]] = torch.inf
-
-
-def units_left(
-    counts: Mapping[str, int], gone: Mapping[str, Tensor], sizes: Mapping[str, int]
-) -> dict[str, int]:
-    """Query heads and neurons that every block keeps.
-
-    Args:
-        counts: block name -> query heads or neurons it has.
-        gone: block name -> mask of the units that go.
-        sizes: block name -> query heads of one unit; 1 for neurons.
-    """
-    return {name: n - int(gone[name].sum()) * sizes[name] for name, n in counts.items()}

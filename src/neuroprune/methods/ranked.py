@@ -14,7 +14,7 @@ from neuroprune.anatomy import Anatomy
 from neuroprune.control.schedule import Ramp, cut_interval
 from neuroprune.methods.goals import Goal, achieved
 from neuroprune.methods.method import Method, StepSizeOf, schedule_length
-from neuroprune.methods.poorest import goals_of, poorest_units
+from neuroprune.methods.poorest import goals_of, poorest_units, read_goals, waits
 from neuroprune.methods.units import plan_of, unit_weights
 from neuroprune.plan import ShrinkPlan
 from neuroprune.targeted import Budgeted
@@ -73,7 +73,13 @@ class RankedUnits(Method[BudgetedT]):
 
     def setup(self, anatomy: Anatomy, optimizer: Optimizer) -> None:
         """Measure the target on the model; refuse what cannot be reached."""
-        self._use(goals_of(self.config.target, anatomy))
+        if not waits(self.config.target, anatomy):
+            self._measure(anatomy)
+
+    def _measure(self, anatomy: Anatomy) -> None:
+        """Measure the target once."""
+        if not self.goals:
+            self._use(goals_of(self.config.target, anatomy))
 
     def _use(self, goals: tuple[Goal, ...]) -> None:
         self.goals = goals
@@ -87,6 +93,7 @@ class RankedUnits(Method[BudgetedT]):
     @torch.no_grad()
     def prox_(self, anatomy: Anatomy, step_size_of: StepSizeOf) -> None:
         """Count the step, and push."""
+        self._measure(anatomy)
         self.step += 1
         self.push_(anatomy, step_size_of)
 
@@ -103,6 +110,7 @@ class RankedUnits(Method[BudgetedT]):
             anatomy: the model's blocks.
             budget: share of the way to the target, in place of what the schedule says.
         """
+        self._measure(anatomy)
         progress = self.progress() if budget is None else budget
         if progress < 1.0 and not self.cuts_while_training:
             return ShrinkPlan()
@@ -135,5 +143,5 @@ class RankedUnits(Method[BudgetedT]):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue at the saved step."""
         self.step = int(state["step"])
-        targets = (goal.target for goal in self.goals)
-        self._use(tuple(Goal.from_dict(t, g) for t, g in zip(targets, state["goals"], strict=True)))
+        if state["goals"]:
+            self._use(read_goals(self.config.target, state["goals"]))

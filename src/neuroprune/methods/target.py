@@ -21,7 +21,7 @@ from neuroprune.control.schedule import Ramp, Stage, cut_interval, staged_progre
 from neuroprune.methods.connectivity import UnitConnectivity, check_trained
 from neuroprune.methods.goals import Goal, achieved
 from neuroprune.methods.method import Method, StepSizeOf, schedule_length
-from neuroprune.methods.poorest import goals_of, poorest_units
+from neuroprune.methods.poorest import goals_of, poorest_units, read_goals, waits
 from neuroprune.methods.pressure import Pressure
 from neuroprune.methods.redundant_heads import FeatureMoments
 from neuroprune.methods.takeover import Takeover, repair_
@@ -81,10 +81,9 @@ class TargetMethod(Method[NeuroPrune]):
                 f"of all blocks, and the optimizer does not train those of {', '.join(missing)}. "
                 'Train them, or use connectivity="activity" or "strength".'
             )
-        self._use(goals_of(self.config.target, anatomy))
+        if not waits(self.config.target, anatomy):
+            self._measure(anatomy)
         self.weights = anatomy.kept_weights
-        if self.config.uniform:
-            check_uniform(self.goals, anatomy)
         self.connectivity.attach(anatomy)
         every = max(1, self.ramp.interval // 2)
         if self.config.redundancy is not None:
@@ -93,6 +92,14 @@ class TargetMethod(Method[NeuroPrune]):
             self.takeover.attach(anatomy)
         if self.config.repair:
             self.repair = FeatureMoments(every=every, rows=512)
+
+    def _measure(self, anatomy: Anatomy) -> None:
+        """Measure the target once."""
+        if not self.goals:
+            goals = goals_of(self.config.target, anatomy)
+            if self.config.uniform:
+                check_uniform(goals, anatomy)
+            self._use(goals)
 
     def _use(self, goals: tuple[Goal, ...]) -> None:
         self.goals = goals
@@ -127,8 +134,10 @@ class TargetMethod(Method[NeuroPrune]):
         """Follow the connectivity until the last cut.
 
         Raises:
-            ConfigError: before the first step, where the model is sparser than a snapshot asks.
+            ConfigError: before the first step, where the model is sparser than a snapshot asks, or
+                a latency cannot be reached that was not measured earlier.
         """
+        self._measure(anatomy)
         if self.step == 0:
             self._check_snapshots()
         if self.step <= self.ramp.last:
@@ -161,6 +170,7 @@ class TargetMethod(Method[NeuroPrune]):
             anatomy: the model's blocks.
             budget: share of the way to the target, in place of what the schedule says.
         """
+        self._measure(anatomy)
         progress = self._progress(self.step) if budget is None else budget
         return plan_of(anatomy, self._poorest(anatomy, progress))
 
@@ -277,7 +287,7 @@ class TargetMethod(Method[NeuroPrune]):
         """Continue at the saved step."""
         self.step = int(state["step"])
         self.weights = int(state["weights"])
-        targets = (goal.target for goal in self.goals)
-        self._use(tuple(Goal.from_dict(t, g) for t, g in zip(targets, state["goals"], strict=True)))
+        if state["goals"]:
+            self._use(read_goals(self.config.target, state["goals"]))
         self.connectivity.load_state_dict(state["connectivity"])
         self.pressure.load_state_dict(state["pressure"])

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from neuroprune.anatomy import Anatomy, AttentionBlock
 from neuroprune.config import ConfigError, Heads, Parameters
-from neuroprune.methods.goals import Goal, unit_counts
-from neuroprune.methods.units import Block, heads_per_unit, unit_number
+from neuroprune.methods.closing import check_met
+from neuroprune.methods.costs import unit_counts
+from neuroprune.methods.goals import Goal
+from neuroprune.methods.units import Block, heads_per_unit, unit_number, units_left
 
 _WIDEST = 64  # the largest multiple that an MLP width is rounded to
 _GIVEN_AWAY = 0.004  # share of the target's whole that the rounding may cost
@@ -94,7 +96,7 @@ def uniform_units(
         Block name -> boolean mask over its units.
 
     Raises:
-        ConfigError: the goal of heads cannot be shared out equally.
+        ConfigError: the goal of heads cannot be shared out equally, or the last cut misses a goal.
     """
     heads, mlps = _parties(anatomy, scores)
     shape = _final_shape(goals, heads, mlps, anatomy)
@@ -109,6 +111,11 @@ def uniform_units(
             mask = gone[block.name]
             mask[party.units[i, : len(party.scores) - common]] = True
             mask[party.extra[i][: len(party.extra[i]) - extra[i]]] = True
+    if progress >= 1.0:
+        sizes = {b.name: heads_per_unit(b) for b in anatomy.blocks()}
+        left = units_left(unit_counts(anatomy), gone, sizes)
+        for goal in goals:
+            check_met(goal, goal.cost.kept(left))
     return gone
 
 

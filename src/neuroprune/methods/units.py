@@ -121,3 +121,16 @@ def kept_units(block: Block, plan: ShrinkPlan) -> Tensor | None:
     if not removed:
         return None
     return kept_index(total, removed, torch.device("cpu"))
+
+
+def units_left(
+    counts: Mapping[str, int], gone: Mapping[str, Tensor], sizes: Mapping[str, int]
+) -> dict[str, int]:
+    """Query heads and neurons that every block keeps.
+
+    Args:
+        counts: block name -> query heads or neurons it has.
+        gone: block name -> mask of the units that go.
+        sizes: block name -> query heads of one unit; 1 for neurons.
+    """
+    return {name: n - int(gone[name].sum()) * sizes[name] for name, n in counts.items()}
