@@ -229,6 +229,45 @@ def test_a_run_continues_from_its_state() -> None:
         torch.testing.assert_close(p, q)
 
 
+RESUMED: list[tuple[dict[str, Any], int]] = [
+    ({"target": 0.6, "redundancy": "output", "theta": 0.9}, 14),
+    ({"target": 0.6, "redundancy": "output", "theta": 0.9, "connectivity": "mixed"}, 23),
+    ({"target": 0.6, "redundancy": "circuit", "theta": 0.9}, 20),
+    ({"target": 0.6, "repair": True}, 25),
+    ({"target": 0.6, "repair": True, "redundancy": "output", "theta": 0.9}, 39),
+    ({"target": 0.6, "repair": True}, 50),
+    ({"alpha": 1e-3, "redundancy": "output", "theta": 1.05, "dominating": "greedy"}, 25),
+    ({"alpha": 1e-3, "redundancy": "circuit", "theta": 1.05, "dominating": "greedy"}, 45),
+]
+
+
+@pytest.mark.filterwarnings("ignore:repair=True")
+@pytest.mark.parametrize(("settings", "at"), RESUMED, ids=str)
+def test_what_was_seen_of_activations_is_in_the_state(settings: dict[str, Any], at: int) -> None:
+    """Stop, write JSON, go on in a new pruner: not a weight differs."""
+    models = []
+    for stop in (None, at):
+        model = make_model("bert").train()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        pruner = attach(model, optimizer, NeuroPrune(**settings), 60)
+        for step in range(60):
+            optimizer.zero_grad()
+            model(**inputs_for(model, "bert", step)).loss.backward()
+            optimizer.step()
+            if step % 30 == 29:
+                pruner.prune()
+            if step + 1 == stop:
+                state = json.loads(json.dumps(pruner.state_dict()))
+                pruner.detach()
+                pruner = attach(model, optimizer, NeuroPrune(**settings), 60)
+                pruner.load_state_dict(state)
+        assert pruner.finish().num_heads
+        models.append(model)
+    whole, resumed = models
+    assert [p.shape for p in whole.parameters()] == [p.shape for p in resumed.parameters()]
+    assert all(map(torch.equal, whole.parameters(), resumed.parameters()))
+
+
 def test_hooks_are_gone_at_the_end() -> None:
     model, _ = train("bert", NeuroPrune(target=0.3, connectivity="mixed"), 10)
     assert not any(m._forward_pre_hooks for m in model.modules())
