@@ -199,6 +199,8 @@ class FeatureMoments:
         rows = rows.to(accumulation_dtype(rows.dtype))
         with torch.autocast(rows.device.type, enabled=False):  # or the product is in bfloat16
             batch = rows.T @ rows / len(rows)
+        # Symmetric but for rounding; made so exactly, since a checkpoint holds one triangle.
+        batch = batch.triu() + batch.triu(1).T
         if not bool(batch.isfinite().all()):
             return
         old = self.gram(linear)
