@@ -73,7 +73,7 @@ class NeuroPrune(Config):
         end: share of the training after which nothing more is removed (target mode).
         teacher: "dense" (the model as it was at `attach`) or a directory or hub name: its logits
             are distilled; in an experiment also "finetuned", its dense run. None: off.
-        repair: least-squares repair of the output projections at every cut.
+        repair: least-squares repair of the output projections at the last cut.
         snapshots: structural sparsities at which a reloadable model is saved on the way.
         uniform: equal shapes in all layers, rounded to multiples that hardware likes.
         lr_growth: a smaller model takes larger steps: learning rates are multiplied by

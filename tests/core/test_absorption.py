@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from neuroprune.core.absorption import absorb
+from neuroprune.core.absorption import absorb, cross_validated_ridge
 from tests.reference import function
 
 seeds = st.integers(0, 999)
@@ -102,6 +102,42 @@ def test_slightly_indefinite_moments_are_damped_more() -> None:
     assert got.abs().max() < 10
 
 
+# --- the choice of the damping -----------------------------------------------------------------
+
+
+@given(seed=seeds, n=st.integers(2, 8))
+def test_the_chosen_damping_does_best_on_the_other_half(seed: int, n: int) -> None:
+    """Against the plain loop over samples; none where removal alone does better."""
+    x, weight, _, w = layer(seed, n)
+    kept, removed = split(seed + 1, n)
+    halves = x[: len(x) // 2], x[len(x) // 2 :]
+    grams = [torch.tensor(h.T @ h / len(h)) for h in halves]
+    ridges = (1e-3, 1e-1, 1.0)
+
+    def error(ridge: float | None) -> float:
+        total = 0.0
+        for fitted, other in ((0, 1), (1, 0)):
+            absorbed = weight[:, kept]
+            if ridge is not None:
+                absorbed = absorb(grams[fitted], w, index(kept), index(removed), ridge).numpy()
+            total += function.residual(halves[other], weight, absorbed, kept, removed)
+        return total
+
+    got = cross_validated_ridge((grams[0], grams[1]), w, index(kept), index(removed), ridges)
+    assert error(got) <= min(map(error, (None, *ridges))) * (1 + 1e-9) + 1e-12
+    if not removed or not kept:
+        assert got is None
+
+
+def test_noise_is_not_absorbed() -> None:
+    """Independent features, fewer samples than features: no damping of those given helps."""
+    rng = np.random.default_rng(0)
+    grams = [torch.tensor(x.T @ x / 5) for x in rng.normal(size=(2, 5, 20))]
+    weight = torch.tensor(rng.normal(size=(4, 20)))
+    kept, removed = index(list(range(15))), index(list(range(15, 20)))
+    assert cross_validated_ridge((grams[0], grams[1]), weight, kept, removed, (1e-4, 1e-2)) is None
+
+
 # --- bad input -----------------------------------------------------------------------------------
 
 
@@ -117,3 +153,10 @@ def test_moments_that_are_not_finite_are_refused(value: float) -> None:
     gram[0, 1] = value
     with pytest.raises(ValueError, match="finite second moments"):
         absorb(gram, torch.ones(1, 2), index([0]), index([1]))
+
+
+@pytest.mark.parametrize("ridge", [0.0, -1.0, math.nan])
+def test_bad_ridges_to_choose_from_are_refused(ridge: float) -> None:
+    eye, kept, removed = torch.eye(2), index([0]), index([1])
+    with pytest.raises(ValueError, match="ridge"):
+        cross_validated_ridge((eye, eye), torch.ones(1, 2), kept, removed, (1e-2, ridge))

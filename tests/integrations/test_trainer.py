@@ -136,11 +136,17 @@ def test_same_trajectory_as_the_plain_loop(
         torch.testing.assert_close(q, p, rtol=0, atol=1e-9, msg=lambda m, name=name: f"{name}: {m}")
 
 
-@pytest.mark.parametrize(
-    "method",
-    [CONFIG, Magnitude(target=0.7, structure="units", begin=0.0, end=0.9)],
-    ids=["neuroprune", "magnitude"],
-)
+RESUMED = {
+    "neuroprune": CONFIG,
+    "magnitude": Magnitude(target=0.7, structure="units", begin=0.0, end=0.9),
+    "output": NeuroPrune(alpha=0.5, theta=0.9, apply="prox", redundancy="output"),
+    "target-output": NeuroPrune(target=0.7, redundancy="output", theta=0.9, begin=0.0, end=0.9),
+    "target-circuit": NeuroPrune(target=0.7, redundancy="circuit", theta=0.9, end=0.9),
+    "repair": NeuroPrune(target=0.7, repair=True, end=0.9),
+}
+
+
+@pytest.mark.parametrize("method", RESUMED.values(), ids=RESUMED.keys())
 def test_a_checkpoint_after_a_cut_resumes_on_the_same_trajectory(
     method: Any, tmp_path: Path
 ) -> None:

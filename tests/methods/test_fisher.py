@@ -20,9 +20,9 @@ from neuroprune.control.cost import CostModel, Curve
 from neuroprune.core.fisher import fisher_block, removal_loss
 from neuroprune.methods import goals, method_for
 from neuroprune.methods.costs import unit_counts
+from neuroprune.methods.feature_moments import FeatureMoments
 from neuroprune.methods.fisher import FisherMethod, tune_
 from neuroprune.methods.gate_hooks import GateHooks
-from neuroprune.methods.redundant_heads import FeatureMoments
 from neuroprune.methods.units import fan_out, plan_of, unit_number
 from neuroprune.pruner import Pruner, attach
 from neuroprune.surgery import shrink_

@@ -14,8 +14,8 @@ from neuroprune.anatomy import AttentionBlock, anatomy_of
 from neuroprune.choices import Dominating, Redundancy
 from neuroprune.core.redundancy import find_dominating, merge_map, similarity_matrix
 from neuroprune.errors import ConfigError
+from neuroprune.methods.feature_moments import FeatureMoments
 from neuroprune.methods.redundant_heads import (
-    FeatureMoments,
     absorb_heads_,
     redundant_heads,
     similar_heads,

@@ -236,6 +236,47 @@ def test_a_run_continues_from_its_state() -> None:
         torch.testing.assert_close(p, q)
 
 
+_OUTPUT = {"target": 0.6, "end": 0.9, "redundancy": "output", "theta": 0.9}
+RESUMED: list[tuple[dict[str, Any], int]] = [
+    (_OUTPUT, 9),
+    ({**_OUTPUT, "connectivity": "mixed"}, 9),
+    ({**_OUTPUT, "redundancy": "circuit", "theta": 1.05}, 15),
+    ({"target": 0.6, "end": 0.9, "repair": True}, 12),
+    ({"target": 0.6, "end": 0.9, "repair": True}, 29),
+    ({**_OUTPUT, "repair": True}, 35),
+    ({"target": 0.6, "end": 0.6, "repair": True}, 30),  # it is over
+    ({"alpha": 1e-3, "redundancy": "output", "theta": 1.05, "dominating": "greedy"}, 15),
+    ({"alpha": 1e-3, "redundancy": "circuit", "theta": 1.05, "dominating": "greedy"}, 15),
+]
+
+
+@pytest.mark.filterwarnings("ignore:repair=True")
+@pytest.mark.parametrize(("settings", "at"), RESUMED, ids=str)
+def test_what_was_seen_of_activations_is_in_the_state(settings: dict[str, Any], at: int) -> None:
+    """Stop, write JSON, go on in a new pruner: not a weight differs."""
+    models = []
+    for stop in (None, at):
+        model = make_model("bert").train()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        pruner = attach(model, optimizer, NeuroPrune(**settings), 40)
+        for step in range(40):
+            optimizer.zero_grad()
+            model(**inputs_for(model, "bert", step)).loss.backward()
+            optimizer.step()
+            if step % 20 == 19:
+                pruner.prune()
+            if step + 1 == stop:
+                state = json.loads(json.dumps(pruner.state_dict()))
+                pruner.detach()
+                pruner = attach(model, optimizer, NeuroPrune(**settings), 40)
+                pruner.load_state_dict(state)
+        assert pruner.finish().num_heads
+        models.append(model)
+    whole, resumed = models
+    assert [p.shape for p in whole.parameters()] == [p.shape for p in resumed.parameters()]
+    assert all(map(torch.equal, whole.parameters(), resumed.parameters()))
+
+
 def test_hooks_are_gone_at_the_end() -> None:
     model, _ = train("bert", NeuroPrune(target=0.3, connectivity="mixed"), 10)
     assert not any(m._forward_pre_hooks for m in model.modules())

@@ -17,6 +17,7 @@ from neuroprune.core.importance import (
     first_order_per_unit,
     mean_square_per_unit,
 )
+from neuroprune.methods.training_passes import TrainingPasses
 from neuroprune.methods.units import (
     Block,
     fan_out,
@@ -49,11 +50,17 @@ class UnitConnectivity:
         self.fisher: dict[str, Tensor] = {}
         self.activity: dict[str, Tensor] = {}
         self._hooks: list[Any] = []
+        self._passes = TrainingPasses()
 
     @property
     def needs_gradients(self) -> bool:
         """Whether the outgoing weights must be trained."""
         return self.kind in (Connectivity.FISHER, Connectivity.MIXED)
+
+    @property
+    def needs_activity(self) -> bool:
+        """Whether the model must be in training mode, so that its passes can be told."""
+        return self.kind in (Connectivity.ACTIVITY, Connectivity.MIXED)
 
     def attach(self, anatomy: Anatomy) -> None:
         """Begin to watch the activations, where they are needed.
@@ -61,7 +68,8 @@ class UnitConnectivity:
         Args:
             anatomy: the model's blocks.
         """
-        if self.kind in (Connectivity.ACTIVITY, Connectivity.MIXED):
+        if self.needs_activity:
+            self._passes.of(anatomy.model)
             for block in anatomy.blocks():
                 hook = partial(self._watch, block.name)
                 self._hooks.append(fan_out(block).register_forward_pre_hook(hook))
@@ -72,17 +80,17 @@ class UnitConnectivity:
             hook.remove()
         self._hooks = []
 
-    @torch.no_grad()
     def _watch(self, name: str, layer: nn.Module, args: tuple[Any, ...]) -> None:
-        if not layer.training or not args or not isinstance(args[0], Tensor):
+        if not self._passes.counts(layer) or not args or not isinstance(args[0], Tensor):
             return
         x = args[0].detach()
         if layer.in_features == 0:
             return
-        mean = x.reshape(-1, x.shape[-1]).float().square().mean(dim=0)
-        old = self.activity.get(name)
-        rate = 1.0 / min(self.seen + 1, self.horizon)
-        self.activity[name] = mean if old is None else old.to(mean.device).lerp_(mean, rate)
+        with torch.no_grad():
+            mean = x.reshape(-1, x.shape[-1]).float().square().mean(dim=0)
+            old = self.activity.get(name)
+            rate = 1.0 / min(self.seen + 1, self.horizon)
+            self.activity[name] = mean if old is None else old.to(mean.device).lerp_(mean, rate)
 
     @torch.no_grad()
     def observe_(self, anatomy: Anatomy) -> None:
@@ -90,7 +98,12 @@ class UnitConnectivity:
 
         Args:
             anatomy: the model's blocks.
+
+        Raises:
+            ConfigError: activations are needed, and no pass in training mode showed any.
         """
+        if self.needs_activity and any(unit_number(b) for b in anatomy.blocks()):
+            self._passes.check_(f'connectivity="{self.kind}"')
         self.seen += 1
         if not self.needs_gradients:
             return

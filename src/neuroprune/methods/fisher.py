@@ -24,11 +24,11 @@ from neuroprune.core.importance import gate_gradient
 from neuroprune.core.units import scale_units_
 from neuroprune.methods.connectivity import check_trained
 from neuroprune.methods.costs import unit_counts
+from neuroprune.methods.feature_moments import FeatureMoments
 from neuroprune.methods.goals import Goal, achieved
 from neuroprune.methods.method import Method, StepSizeOf, refuse_budget, schedule_length
 from neuroprune.methods.movement import loss_scale
 from neuroprune.methods.poorest import CLOSE, ROUNDS, goals_of, read_goals, waits
-from neuroprune.methods.redundant_heads import FeatureMoments
 from neuroprune.methods.units import (
     Block,
     fan_out,

@@ -11,7 +11,8 @@ Three pressures on a network that is being fine-tuned:
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ from neuroprune.core.penalties import (
 )
 from neuroprune.core.proximal import group_l1_half_prox_, soft_threshold_
 from neuroprune.core.redundancy import find_dominating, merge_map, similarity_matrix
+from neuroprune.methods.feature_moments import FeatureMoments
 from neuroprune.methods.method import (
     Method,
     StepSizeOf,
@@ -36,7 +38,7 @@ from neuroprune.methods.method import (
     step_sizes,
     trained,
 )
-from neuroprune.methods.redundant_heads import FeatureMoments, absorb_heads_, redundant_heads
+from neuroprune.methods.redundant_heads import absorb_heads_, redundant_heads
 from neuroprune.methods.target import TargetMethod
 from neuroprune.methods.zeros import ZerosMethod
 from neuroprune.plan import ShrinkPlan
@@ -82,6 +84,14 @@ class NeuroPruneMethod(Method[NeuroPrune]):
                         common_step_size(parts, rates.get)
         if self._how is not Redundancy.WEIGHTS:
             self.moments.attach(anatomy, mlps=False)
+
+    def observe_(self, anatomy: Anatomy) -> None:
+        """For redundancy by function, see that there is something to see.
+
+        Raises:
+            ConfigError: no forward pass of the step was in training mode.
+        """
+        self.moments.check_seen(f'redundancy="{self._how}"')
 
     def penalty(self, anatomy: Anatomy) -> Tensor:
         """alpha * sum of R_mlp over the MLP matrices + beta * sum of R_attn over the row groups."""
@@ -169,6 +179,15 @@ class NeuroPruneMethod(Method[NeuroPrune]):
     def after_shrink_(self, plan: ShrinkPlan, anatomy: Anatomy) -> None:
         """Measure anew: the features have changed."""
         self.moments.forget()
+
+    def state_dict(self) -> dict[str, Any]:
+        """For redundancy by function, the moments; nothing else is not in the weights."""
+        return {} if self._how is Redundancy.WEIGHTS else {"moments": self.moments.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue with the saved moments."""
+        if self._how is not Redundancy.WEIGHTS:
+            self.moments.load_state_dict(state["moments"])
 
     def teardown(self) -> None:
         """Stop watching."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from neuroprune.anatomy import Anatomy, AttentionBlock
+from neuroprune.anatomy import AttentionBlock
 from neuroprune.choices import Dominating, Redundancy
 from neuroprune.core.absorption import absorb
 from neuroprune.core.connectivity import accumulation_dtype
@@ -147,124 +146,6 @@ def absorb_heads_(
         absorbed[:, columns[j]] = absorb(moments, absorbed, columns[j], columns[i], ridge)
         absorbed[:, columns[i]] = 0
     weight.copy_(absorbed)
-
-
-class FeatureMoments:
-    """Running second moments of what enters output layers: G = E[x x^T] over positions.
-
-        G <- G + (x^T x / rows - G) / min(n, batches),   n = batches taken in so far
-
-    Only forward passes of a training step count (training mode, gradients on), of those one in
-    `every`, beginning with the first, and of that at most `rows` positions, drawn at random: x^T x
-    of every output layer at all positions is about half the arithmetic of a training step, and is
-    taken in float32 where training may be in bfloat16. Padding counts like any other position.
-    Batches with infinities or NaN are passed over. Under data parallelism every process sees its
-    own batches: average `gram` over the processes before deciding by it.
-
-    Args:
-        every: forward passes per pass that is taken in.
-        batches: passes that the running mean remembers.
-        rows: positions taken in of one pass.
-
-    Raises:
-        ConfigError: a setting is not a positive integer.
-
-    Example:
-        >>> moments = FeatureMoments()
-        >>> moments.attach(anatomy)  # doctest: +SKIP
-        >>> moments.gram(anatomy.attentions[0].o_proj)  # doctest: +SKIP
-    """
-
-    def __init__(self, every: int = 50, batches: int = 16, rows: int = 2048) -> None:
-        for name, value in (("every", every), ("batches", batches), ("rows", rows)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(f"{name} must be a positive integer, got {value!r}.")
-        self.every = every
-        self.batches = batches
-        self.rows = rows
-        self._calls: dict[nn.Linear, int] = {}
-        self._taken: dict[nn.Linear, int] = {}
-        self._moments: dict[nn.Linear, Tensor] = {}
-        self._hooks: dict[nn.Linear, Any] = {}
-
-    def watch(self, linears: Iterable[nn.Linear]) -> None:
-        """Begin to watch layers; those already watched are left as they are.
-
-        Args:
-            linears: layers whose inputs are measured.
-        """
-        for linear in linears:
-            if linear not in self._hooks:
-                self._hooks[linear] = linear.register_forward_pre_hook(self._take_in)
-
-    def attach(self, anatomy: Anatomy, mlps: bool = True) -> None:
-        """Begin to watch the output layers of a model's blocks.
-
-        Args:
-            anatomy: the model's blocks.
-            mlps: False to watch the attentions alone; a d_ff x d_ff matrix per MLP is saved.
-        """
-        self.watch(attention.o_proj for attention in anatomy.attentions)
-        if mlps:
-            self.watch(mlp.down_proj for mlp in anatomy.mlps)
-
-    def gram(self, linear: nn.Linear) -> Tensor | None:
-        """The second moment of a layer's input, shape (in, in), float32 or wider.
-
-        Args:
-            linear: a watched layer.
-
-        Returns:
-            The running mean itself, not a copy; None where nothing was seen since the layer got
-            its present width.
-        """
-        moments = self._moments.get(linear)
-        return None if moments is None or len(moments) != linear.in_features else moments
-
-    def forget(self) -> None:
-        """After a cut: begin anew with the next forward pass. The layers stay watched."""
-        self._calls.clear()
-        self._taken.clear()
-        self._moments.clear()
-
-    def remove(self) -> None:
-        """Stop watching, and forget."""
-        for hook in self._hooks.values():
-            hook.remove()
-        self._hooks.clear()
-        self.forget()
-
-    def _take_in(self, linear: nn.Module, args: tuple[Any, ...]) -> None:
-        assert isinstance(linear, nn.Linear)
-        if not (linear.training and torch.is_grad_enabled()) or not args:
-            return
-        x = args[0]
-        # An attention without heads is fed a placeholder that it does not read.
-        if not isinstance(x, Tensor) or x.numel() == 0 or x.shape[-1] != linear.in_features:
-            return
-        calls = self._calls.get(linear, 0)
-        self._calls[linear] = calls + 1
-        if calls % self.every == 0:
-            rows = x.detach().reshape(-1, x.shape[-1])
-            if len(rows) > self.rows:
-                # Of its own generator: watching a model must not change how it is trained.
-                own = torch.Generator().manual_seed(calls)
-                chosen = torch.randperm(len(rows), generator=own)[: self.rows]
-                rows = rows[chosen.to(rows.device)]
-            self._average(linear, rows)
-
-    @torch.no_grad()
-    def _average(self, linear: nn.Linear, rows: Tensor) -> None:
-        rows = rows.to(accumulation_dtype(rows.dtype))
-        with torch.autocast(rows.device.type, enabled=False):  # or the product is in bfloat16
-            batch = rows.T @ rows / len(rows)
-        if not bool(batch.isfinite().all()):
-            return
-        old = self.gram(linear)
-        taken = 1 if old is None else self._taken[linear] + 1
-        self._taken[linear] = taken
-        rate = 1.0 / min(taken, self.batches)
-        self._moments[linear] = batch if old is None else old.lerp_(batch, rate)
 
 
 def _per_head(block: AttentionBlock) -> tuple[Tensor, Tensor, Tensor, Tensor]:

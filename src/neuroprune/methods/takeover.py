@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from neuroprune.anatomy import Anatomy, AttentionBlock, MLPBlock
 from neuroprune.choices import Redundancy
-from neuroprune.core.absorption import absorb
+from neuroprune.core.absorption import absorb, cross_validated_ridge
 from neuroprune.core.similarity import parallel_neurons
-from neuroprune.methods.redundant_heads import FeatureMoments, absorb_heads_, similar_heads
-from neuroprune.methods.units import Block, fan_out, heads_per_unit, unit_width
+from neuroprune.methods.feature_moments import FeatureMoments
+from neuroprune.methods.redundant_heads import absorb_heads_, similar_heads
+from neuroprune.methods.units import Block, fan_out, heads_per_unit, kept_units, unit_width
+from neuroprune.plan import ShrinkPlan
 from neuroprune.surgery.heads import merged_output_weight
+
+_ALL = 2**31  # passes that a plain mean remembers
 
 
 class Takeover:
@@ -54,6 +60,14 @@ class Takeover:
     def detach(self) -> None:
         """Stop watching."""
         self.moments.remove()
+
+    def check_seen(self) -> None:
+        """See that the training runs in training mode, where the likeness or the takeover needs it.
+
+        Raises:
+            ConfigError: no forward pass of the step was one of training.
+        """
+        self.moments.check_seen(f'redundancy="{self.how}"')
 
     def joined(self, block: Block, scores: Tensor) -> Tensor:
         """Connectivity discounted by likeness to richer units of the block.
@@ -101,6 +115,18 @@ class Takeover:
     def after_shrink_(self) -> None:
         """Measure anew: the features have changed."""
         self.moments.forget()
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-ready state: the moments, see `FeatureMoments`."""
+        return self.moments.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Read what `state_dict` wrote.
+
+        Args:
+            state: the state.
+        """
+        self.moments.load_state_dict(state)
 
     def _similarity(self, block: AttentionBlock) -> Tensor | None:
         gram = self.moments.gram(block.o_proj)
@@ -164,25 +190,143 @@ def fold_neurons_(block: MLPBlock, gone: Tensor, threshold: float) -> None:
             weight[:, source] = 0
 
 
+class Repair:
+    """Least-squares repair at the last cut, from the training passes of the steps before it.
+
+    Activations are taken in during the last `WINDOW` steps, passes in turn for one of two halves;
+    at cuts in between, what was seen of the units that stay is kept. Each half holds a
+    d_ff x d_ff matrix for every MLP.
+    """
+
+    WINDOW: ClassVar[int] = 32
+
+    def __init__(self) -> None:
+        self.halves = (
+            FeatureMoments(every=2, batches=_ALL, first=0),
+            FeatureMoments(every=2, batches=_ALL, first=1),
+        )
+
+    def attach(self, anatomy: Anatomy) -> None:
+        """Begin to watch what enters the output projections.
+
+        Args:
+            anatomy: the model's blocks.
+        """
+        for half in self.halves:
+            half.attach(anatomy)
+
+    def detach(self) -> None:
+        """Stop watching, and forget."""
+        for half in self.halves:
+            half.remove()
+
+    def follow(self, left: int) -> None:
+        """Take in activations when it is time, and stop when it is over.
+
+        Args:
+            left: optimizer steps until the last cut.
+        """
+        for half in self.halves:
+            half.paused = left > self.WINDOW
+            if left < 0:
+                half.remove()
+
+    def check_seen(self) -> None:
+        """See that the training runs in training mode, so that its passes can be told.
+
+        Raises:
+            ConfigError: no forward pass of the step was one of training.
+        """
+        self.halves[0].check_seen("repair=True")
+
+    @torch.no_grad()
+    def repair_(self, anatomy: Anatomy, gone: Mapping[str, Tensor]) -> None:
+        """Repair, say where that was not possible, and stop watching.
+
+        Args:
+            anatomy: the model's blocks.
+            gone: block name -> mask over its units.
+        """
+        plain = repair_(anatomy, gone, self.halves)
+        self.detach()
+        if plain:
+            warnings.warn(
+                f"repair=True leaves {', '.join(plain)} as removal leaves them: on the activations "
+                "of training passes it was not fitted to, least squares was no better. It is "
+                f"fitted to the last {self.WINDOW} steps before the last cut, which were too few, "
+                "or of too few positions for so many units. Train longer or with larger batches, "
+                "or leave repair out.",
+                stacklevel=2,
+            )
+
+    def after_shrink_(self, plan: ShrinkPlan, anatomy: Anatomy) -> None:
+        """Keep what was seen of the units that stay.
+
+        Args:
+            plan: the cut.
+            anatomy: the blocks that are left.
+        """
+        for block in anatomy.blocks():
+            kept = kept_units(block, plan)
+            if kept is not None:
+                width = unit_width(block)
+                columns = (kept.unsqueeze(1) * width + torch.arange(width)).reshape(-1)
+                for half in self.halves:
+                    half.keep(fan_out(block), columns)
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-ready state; large in the steps before the last cut alone, see `FeatureMoments`."""
+        return {"halves": [half.state_dict() for half in self.halves]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Read what `state_dict` wrote.
+
+        Args:
+            state: the state.
+        """
+        for half, saved in zip(self.halves, state["halves"], strict=True):
+            half.load_state_dict(saved)
+
+
 @torch.no_grad()
-def repair_(anatomy: Anatomy, gone: Mapping[str, Tensor], moments: FeatureMoments) -> None:
+def repair_(
+    anatomy: Anatomy,
+    gone: Mapping[str, Tensor],
+    halves: tuple[FeatureMoments, FeatureMoments],
+    ridges: Sequence[float] = (1e-4, 1e-2, 1e-1, 1.0),
+) -> list[str]:
     """Least-squares repair of every output projection for the units that go.
 
-        W' = argmin E|W x - W' x_kept|^2,    then the columns of what goes are zero
+        W' = argmin E|W x - W' x_kept|^2 + lam |W' - W_kept|^2,    the columns of what goes are zero
+
+    lam is the one that does best by cross-validation between two halves of the positions seen.
+    Where none does better than plain removal, as when there are few positions for many units, the
+    projection is left as it is.
 
     Args:
         anatomy: the model's blocks.
         gone: block name -> mask over its units.
-        moments: second moments of what enters the output projections; layers without are left.
+        halves: second moments of what enters the output projections, on disjoint passes.
+        ridges: dampings to choose from, relative to the mean second moment of what stays.
+
+    Returns:
+        Blocks that lose some of their units and are left as they are.
     """
+    plain = []
     for block in anatomy.blocks():
         mask = gone[block.name].repeat_interleave(unit_width(block))
         layer = fan_out(block)
-        gram = moments.gram(layer)
-        if gram is None or not bool(mask.any()) or bool(mask.all()):
+        if not bool(mask.any()) or bool(mask.all()):
             continue
+        first, second = (half.gram(layer) for half in halves)
         mask = mask.to(layer.weight.device)
         kept, removed = (~mask).nonzero().squeeze(1), mask.nonzero().squeeze(1)
-        weight = layer.weight.data
-        weight[:, kept] = absorb(gram, weight, kept, removed).to(weight.dtype)
+        weight, ridge = layer.weight.data, None
+        if first is not None and second is not None:
+            ridge = cross_validated_ridge((first, second), weight, kept, removed, ridges)
+        if first is None or second is None or ridge is None:
+            plain.append(block.name)
+            continue
+        weight[:, kept] = absorb((first + second) / 2, weight, kept, removed, ridge).to(weight)
         weight[:, removed] = 0
+    return plain

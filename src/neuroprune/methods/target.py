@@ -23,8 +23,7 @@ from neuroprune.methods.goals import Goal, achieved
 from neuroprune.methods.method import Method, StepSizeOf, schedule_length
 from neuroprune.methods.poorest import goals_of, poorest_units, read_goals, waits
 from neuroprune.methods.pressure import Pressure
-from neuroprune.methods.redundant_heads import FeatureMoments
-from neuroprune.methods.takeover import Takeover, repair_
+from neuroprune.methods.takeover import Repair, Takeover
 from neuroprune.methods.uniform import check_uniform, uniform_units
 from neuroprune.methods.units import masks_of, plan_of
 from neuroprune.plan import ShrinkPlan
@@ -65,7 +64,8 @@ class TargetMethod(Method[NeuroPrune]):
         self.levels = [1.0]  # shares of the way at which a stage ends; the last is the target
         self.stages: list[Stage] = []
         self.takeover: Takeover | None = None
-        self.repair: FeatureMoments | None = None
+        self.repair: Repair | None = None
+        self._finishing = False  # whether the cut to come is the last
 
     @property
     def eps(self) -> float:
@@ -85,13 +85,15 @@ class TargetMethod(Method[NeuroPrune]):
             self._measure(anatomy)
         self.weights = anatomy.kept_weights
         self.connectivity.attach(anatomy)
-        every = max(1, self.ramp.interval // 2)
         if self.config.redundancy is not None:
             how = Redundancy(self.config.redundancy)
+            every = max(1, self.ramp.interval // 2)
             self.takeover = Takeover(how, self.config.theta, every)
             self.takeover.attach(anatomy)
         if self.config.repair:
-            self.repair = FeatureMoments(every=every, rows=512)
+            self.repair = Repair()
+            self.repair.attach(anatomy)
+            self.repair.follow(self.ramp.last)
 
     def _measure(self, anatomy: Anatomy) -> None:
         """Measure the target once."""
@@ -128,20 +130,25 @@ class TargetMethod(Method[NeuroPrune]):
         if self.takeover is not None:
             self.takeover.detach()
         if self.repair is not None:
-            self.repair.remove()
+            self.repair.detach()
 
     def observe_(self, anatomy: Anatomy) -> None:
         """Follow the connectivity until the last cut.
 
         Raises:
             ConfigError: before the first step, where the model is sparser than a snapshot asks, or
-                a latency cannot be reached that was not measured earlier.
+                a latency cannot be reached that was not measured earlier; or activations are
+                needed, and no forward pass was in training mode.
         """
         self._measure(anatomy)
         if self.step == 0:
             self._check_snapshots()
         if self.step <= self.ramp.last:
             self.connectivity.observe_(anatomy)
+            if self.takeover is not None:
+                self.takeover.check_seen()
+            if self.repair is not None:
+                self.repair.check_seen()
 
     def rate_scale(self, anatomy: Anatomy) -> float:
         """min(sqrt(20), (W / W_0)^-g): W of the W_0 prunable weights are left, g = lr_growth."""
@@ -154,6 +161,8 @@ class TargetMethod(Method[NeuroPrune]):
         self.step += 1
         self.pressure.push_(anatomy)
         self._condemn_(anatomy)
+        if self.repair is not None:
+            self.repair.follow(self.ramp.last - self.step)
 
     def cut_now(self, anatomy: Anatomy) -> ShrinkPlan:
         """What goes at this step: something every `interval` steps of the ramp, and at its end."""
@@ -176,6 +185,7 @@ class TargetMethod(Method[NeuroPrune]):
 
     def last_cut(self, anatomy: Anatomy, just_cut: bool) -> ShrinkPlan:
         """Meet the target, wherever the schedule stands."""
+        self._finishing = True
         return self.select(anatomy, 1.0)
 
     def before_shrink_(self, plan: ShrinkPlan, anatomy: Anatomy) -> None:
@@ -185,15 +195,16 @@ class TargetMethod(Method[NeuroPrune]):
         gone = masks_of(anatomy, plan)
         if self.takeover is not None:
             self.takeover.absorb_(anatomy, gone)
-        if self.repair is not None and self.step >= self.ramp.last:
-            repair_(anatomy, gone, self.repair)
-            self.repair.remove()
+        if self.repair is not None and (self.step >= self.ramp.last or self._finishing):
+            self.repair.repair_(anatomy, gone)
 
     def after_shrink_(self, plan: ShrinkPlan, anatomy: Anatomy) -> None:
         """Forget who has gone."""
         self.connectivity.after_shrink_(plan, anatomy)
         if self.takeover is not None:
             self.takeover.after_shrink_()
+        if self.repair is not None:
+            self.repair.after_shrink_(plan, anatomy)
         self.pressure.nobody()
 
     def _due(self) -> bool:
@@ -250,8 +261,7 @@ class TargetMethod(Method[NeuroPrune]):
         if far or self.pressure.groups or self.step < self.ramp.first:
             return
         if self.repair is not None and soon == self.ramp.last:
-            self.repair.attach(anatomy)  # what the last cut takes is repaired, not faded out
-            return
+            return  # what the last cut takes is repaired, not faded out
         gone = self._poorest(anatomy, self._progress(soon))
         if self.takeover is not None:
             self.takeover.absorb_(anatomy, gone)
@@ -274,13 +284,15 @@ class TargetMethod(Method[NeuroPrune]):
         return {str(g.target): achieved(g.target, g, anatomy) for g in self.goals}
 
     def state_dict(self) -> dict[str, Any]:
-        """Step, connectivity and pressure."""
+        """Step, connectivity, pressure, and what was seen of the activations."""
+        watchers = {"takeover": self.takeover, "repair": self.repair}
         return {
             "step": self.step,
             "weights": self.weights,
             "goals": [goal.to_dict() for goal in self.goals],
             "connectivity": self.connectivity.state_dict(),
             "pressure": self.pressure.state_dict(),
+            **{name: w.state_dict() for name, w in watchers.items() if w is not None},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -291,3 +303,8 @@ class TargetMethod(Method[NeuroPrune]):
             self._use(read_goals(self.config.target, state["goals"]))
         self.connectivity.load_state_dict(state["connectivity"])
         self.pressure.load_state_dict(state["pressure"])
+        if self.takeover is not None:
+            self.takeover.load_state_dict(state["takeover"])
+        if self.repair is not None:
+            self.repair.load_state_dict(state["repair"])
+            self.repair.follow(self.ramp.last - self.step)
