@@ -434,3 +434,14 @@ def test_a_run_that_stops_early_still_meets_its_target(steps: int) -> None:
     pruner.finish()
     assert pruner.reached["structural:0.6"] == pytest.approx(0.606, abs=0.006)
     assert pruner.reached["structural:0.6"] == sparsity(anatomy_of(model)).structural_sparsity
+
+
+def test_what_is_measured_while_training_needs_a_step() -> None:
+    model = make_model("bert")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    pruner = attach(model, optimizer, NeuroPrune(target=0.5), 10)
+    with pytest.raises(ConfigError, match="no optimizer step was taken"):
+        pruner.finish()
+    pruner.detach()
+    attach(model, optimizer, NeuroPrune(target=0.5, connectivity="strength"), 10).finish()
+    assert anatomy_of(model).structural_sparsity == pytest.approx(0.5, abs=0.05)

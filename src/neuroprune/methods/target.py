@@ -184,7 +184,18 @@ class TargetMethod(Method[NeuroPrune]):
         return plan_of(anatomy, self._poorest(anatomy, progress))
 
     def last_cut(self, anatomy: Anatomy, just_cut: bool) -> ShrinkPlan:
-        """Meet the target, wherever the schedule stands."""
+        """Meet the target, wherever the schedule stands.
+
+        Raises:
+            ConfigError: no step was taken, so that there is nothing to choose by.
+        """
+        kind = self.connectivity.kind
+        if not self.connectivity.seen and kind is not Connectivity.STRENGTH:
+            raise ConfigError(
+                f'connectivity="{kind}" is measured while training, and no optimizer step was '
+                "taken. Call finish() after training, detach() to leave the model as it is, or use "
+                'connectivity="strength".'
+            )
         self._finishing = True
         return self.select(anatomy, 1.0)
 
