@@ -348,7 +348,7 @@ def test_frozen_weights_are_left_alone(config: Any) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
     pruner = attach(model, optimizer, config, total_steps=3)
     train(model, optimizer, range(3))
-    pruner.method.zero_small_(pruner.anatomy, pruner._step_sizes().get)
+    pruner.method.zero_small_(pruner.anatomy, pruner._step_size_of())
     assert all(torch.equal(p, b) for p, b in zip(frozen, before, strict=True))
     later = anatomy_of(model).mlps[1].up_proj.weight
     assert not torch.equal(later, anatomy_of(make_model("bert")).mlps[1].up_proj.weight)

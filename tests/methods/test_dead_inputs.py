@@ -101,7 +101,7 @@ CONFIGS: list[Config] = [
     NeuroPrune(alpha=1e-2, beta=1e-2, apply="prox", redundancy="output", dominating="greedy"),
     NeuroPrune(target=0.8, redundancy="circuit", repair=True, connectivity="strength"),
     NeuroPrune(target=0.85, uniform=True),
-    NeuroPrune(target=Flops(0.7, length=16)),
+    NeuroPrune(target=Flops(0.4, length=16)),
     NeuroPrune(target=Weights(0.8)),
     NeuroPrune(target=0.8, teacher="dense"),
     L1(target=0.8),
