@@ -3,7 +3,7 @@
 A model is trained densely and, beside it on the same batches, once for each method and target, with
 the whole schedule squeezed into `--steps`. Every turn takes one step of each training, so that a
 busy machine slows all alike. Reported for each: the ratio of the summed step times (cuts included),
-and the share that the method's own work has (connectivity, pressure, ranking, gates).
+and the share that the method's own work has (connectivity, controller, ranking, gates).
 
 Usage: python benchmarks/training_time.py --data-dir DATA --methods neuroprune cofi --steps 100
 """

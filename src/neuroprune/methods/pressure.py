@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from neuroprune.anatomy import Anatomy
-from neuroprune.methods.units import Block, fan_out, unit_width
+from neuroprune.control.controller import PressureController
+from neuroprune.methods.goals import Goal
+from neuroprune.methods.units import Block, fan_out, heads_per_unit, unit_width
 
 _HARDEST = 4.0  # bound of how much harder the poorest is pushed than one at the waterline
 
@@ -18,33 +20,30 @@ _HARDEST = 4.0  # bound of how much harder the poorest is pushed than one at the
 @dataclass
 class _Condemned:
     units: Tensor  # indices, int64
+    norms: Tensor  # of the outgoing weights when they were condemned
     push: Tensor  # waterline / connectivity, in [1, _HARDEST]
 
     def to_(self, device: torch.device) -> None:
         """A state that was loaded follows the model to its device."""
-        self.units, self.push = self.units.to(device), self.push.to(device)
+        self.units, self.norms, self.push = (
+            x.to(device) for x in (self.units, self.norms, self.push)
+        )
 
 
 class Pressure:
     """Decoupled group soft-thresholding of the condemned units' outgoing weights.
 
-        w_u <- w_u * max(0, 1 - lambda_u / |w_u|),    lambda_u = |w_u| * p_u / n,
-        p_u = waterline / c_u
+        w_u <- w_u * max(0, 1 - lambda * p_u * |w_u(0)| / |w_u|),    p_u = waterline / c_u
 
-    c_u is the unit's connectivity, the waterline that of the richest condemned unit, n the steps
-    until the cut, this one included. The loop is closed by |w_u|, which is measured at every step:
-    whatever the optimizer has given back, the richest condemned unit fades evenly, and at the cut
-    (n = 1) all of them are at zero.
+    c_u is the unit's connectivity, the waterline that of the richest condemned unit, w_u(0) its
+    weights when it was condemned: at lambda = 1/n the richest condemned unit is gone after n
+    steps. lambda is controlled so that what is gone of the condemned grows evenly until the cut.
     """
 
     def __init__(self) -> None:
+        self.controller = PressureController(base=0.0)
         self.groups: dict[str, _Condemned] = {}
-        self.steps_left = 0
-
-    @property
-    def condemned(self) -> dict[str, Tensor]:
-        """Block name -> indices of the units that are pushed, on the CPU."""
-        return {name: group.units.cpu() for name, group in self.groups.items()}
+        self.elapsed = 0
 
     def nobody(self) -> None:
         """Push nobody."""
@@ -67,45 +66,70 @@ class Pressure:
             steps: optimizer steps until they are to be gone.
         """
         self.groups = {}
-        self.steps_left = steps
+        self.elapsed = 0
+        self.controller.base = 1.0 / max(steps, 1)
         for block in anatomy.blocks():
             units = gone[block.name].nonzero().squeeze(1)
             if len(units):
                 units = units.to(fan_out(block).weight.device)
                 c = scores[block.name].to(units.device)[units]
                 push = (c.max() / c.clamp_min(1e-30)).clamp(1.0, _HARDEST)
-                self.groups[block.name] = _Condemned(units, push)
+                self.groups[block.name] = _Condemned(units, _norms(block, units), push)
 
     @torch.no_grad()
-    def push_(self, anatomy: Anatomy) -> None:
+    def push_(self, anatomy: Anatomy, goal: Goal) -> None:
         """One proximal step.
 
         Args:
             anatomy: the model's blocks.
+            goal: what units cost.
         """
-        if not self.groups:
+        blocks = [b for b in anatomy.blocks() if b.name in self.groups]
+        if not blocks:
             return
-        for block in anatomy.blocks():
-            group = self.groups.get(block.name)
-            if group is not None:
-                group.to_(fan_out(block).weight.device)
-                keep = 1.0 - group.push / max(self.steps_left, 1)
-                _scale_(block, group.units, keep.clamp_min(0.0))
-        self.steps_left -= 1
+        self.elapsed += 1
+        going, gone = 0.0, 0.0
+        norms = {}
+        for block in blocks:
+            group = self.groups[block.name]
+            group.to_(fan_out(block).weight.device)
+            norms[block.name] = _norms(block, group.units)
+            cost = goal.cost.curves[block.name].per_unit * heads_per_unit(block)
+            left = float((norms[block.name] / group.norms.clamp_min(1e-30)).clamp(0, 1).sum())
+            going += cost * len(group.units)
+            gone += cost * (len(group.units) - left)
+        if not going:
+            return
+        step = going * self.controller.base
+        wanted = min(self.elapsed * step, going)
+        pressure = self.controller.update(wanted, gone + step, step)
+        for block in blocks:
+            group = self.groups[block.name]
+            norm = norms[block.name]
+            keep = 1.0 - pressure * group.push * group.norms / norm.clamp_min(1e-30)
+            _scale_(block, group.units, keep.clamp_min(0.0))
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-ready state."""
         groups = {
-            name: {k: getattr(g, k).tolist() for k in ("units", "push")}
+            name: {k: getattr(g, k).tolist() for k in ("units", "norms", "push")}
             for name, g in self.groups.items()
         }
-        return {"steps_left": self.steps_left, "groups": groups}
+        return {
+            "elapsed": self.elapsed,
+            "base": self.controller.base,
+            "integral": self.controller.integral,
+            "groups": groups,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Read what `state_dict` wrote."""
-        self.steps_left = int(state["steps_left"])
+        self.controller = PressureController(state["base"], integral=state["integral"])
+        self.elapsed = int(state["elapsed"])
         self.groups = {
-            name: _Condemned(torch.tensor(g["units"]), torch.tensor(g["push"]))
+            name: _Condemned(
+                torch.tensor(g["units"]), torch.tensor(g["norms"]), torch.tensor(g["push"])
+            )
             for name, g in state["groups"].items()
         }
 
@@ -114,6 +138,11 @@ def _columns(block: Block, units: Tensor) -> Tensor:
     width = unit_width(block)
     offsets = torch.arange(width, device=units.device)
     return (units.unsqueeze(1) * width + offsets).reshape(-1)
+
+
+def _norms(block: Block, units: Tensor) -> Tensor:
+    part = fan_out(block).weight.detach()[:, _columns(block, units)].float()
+    return part.square().sum(dim=0).reshape(len(units), -1).sum(dim=1).sqrt()
 
 
 def _scale_(block: Block, units: Tensor, factor: Tensor) -> None:

@@ -159,7 +159,7 @@ class TargetMethod(Method[NeuroPrune]):
     def prox_(self, anatomy: Anatomy, step_size_of: StepSizeOf) -> None:
         """Push the units that are about to go."""
         self.step += 1
-        self.pressure.push_(anatomy)
+        self.pressure.push_(anatomy, self.goals[0])
         self._condemn_(anatomy)
         if self.repair is not None:
             self.repair.follow(self.ramp.last - self.step)
@@ -168,9 +168,8 @@ class TargetMethod(Method[NeuroPrune]):
         """What goes at this step: something every `interval` steps of the ramp, and at its end."""
         if not self._due():
             return ShrinkPlan()
-        plan = self.select(anatomy)
         self.pressure.nobody()
-        return plan
+        return self.select(anatomy)
 
     def select(self, anatomy: Anatomy, budget: float | None = None) -> ShrinkPlan:
         """The poorest units, so that the schedule is met.
@@ -268,8 +267,7 @@ class TargetMethod(Method[NeuroPrune]):
     def _condemn_(self, anatomy: Anatomy) -> None:
         """Name who goes at the next cut, when it is near; let those who stay take over."""
         soon = self._next_cut()
-        far = soon - self.step > min(FADE, self.ramp.interval - 1)
-        if far or self.pressure.groups or self.step < self.ramp.first:
+        if soon - self.step != min(FADE, self.ramp.interval - 1) or self.step < self.ramp.first:
             return
         if self.repair is not None and soon == self.ramp.last:
             return  # what the last cut takes is repaired, not faded out
@@ -285,8 +283,6 @@ class TargetMethod(Method[NeuroPrune]):
         scores = {b.name: self.connectivity.of(b).double().cpu() for b in anatomy.blocks()}
         if self.takeover is not None:
             scores = {b.name: self.takeover.joined(b, scores[b.name]) for b in anatomy.blocks()}
-        for name, units in self.pressure.condemned.items():  # they have faded, and go first
-            scores[name][units] = 0.0
         choose = uniform_units if self.config.uniform else poorest_units
         return choose(self.goals, progress, scores, anatomy)
 
