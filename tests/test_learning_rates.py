@@ -53,7 +53,7 @@ def test_without_growth_the_users_rate_is_taken() -> None:
 
 def test_growth_is_counted_from_where_training_began() -> None:
     model = make_model("bert").train()
-    config = NeuroPrune(target=0.5)
+    config = NeuroPrune(target=0.5, connectivity="strength")
     first = attach(model, torch.optim.SGD(model.parameters(), lr=0.01), config, total_steps=STEPS)
     first.finish()
     later = attach(

@@ -94,8 +94,8 @@ def summary(record: RunRecord, out: Path) -> RenderableType:
     table.add_column("pruned", justify="right")
     for row in rows(record):
         table.add_row(*row)
-    saved = f"saved: {out / 'dense'}, {out / 'pruned'} ({loader(out / 'pruned')})"
-    return Group(table, *footnotes(record), saved)
+    saved = f"saved: {out / 'dense'}, {out / 'pruned'}"
+    return Group(table, *footnotes(record), f"pruned {loader(out / 'pruned')}", saved)
 
 
 def rows(record: RunRecord) -> list[tuple[str, str, str]]:
