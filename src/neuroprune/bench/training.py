@@ -82,9 +82,7 @@ class TrainingResult:
         return out
 
 
-def rehearse(
-    model: Any, config: TrainingConfig, method: Config, examples: int, teacher: Path | None = None
-) -> None:
+def rehearse(model: Any, config: TrainingConfig, method: Config, examples: int) -> None:
     """Attach a method as `fine_tune` will, and take it off again: wrong settings show at once.
 
     Args:
@@ -92,7 +90,6 @@ def rehearse(
         config: the `[training]` table.
         method: the pruning method.
         examples: training examples.
-        teacher: directory of the teacher, in place of the method's.
 
     Raises:
         ConfigError: the method asks for what cannot be reached, or its settings do not fit.
@@ -100,9 +97,7 @@ def rehearse(
     optimizer = torch.optim.SGD(model.parameters(), lr=config.learning_rate)
     steps = _optimizer_steps(config, examples)
     with tempfile.TemporaryDirectory() as folder:
-        attach(
-            model, optimizer, method, steps, teacher=teacher, snapshot_dir=Path(folder) / "none"
-        ).detach()
+        attach(model, optimizer, method, steps, snapshot_dir=Path(folder) / "none").detach()
 
 
 def _optimizer_steps(config: TrainingConfig, examples: int) -> int:

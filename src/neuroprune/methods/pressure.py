@@ -12,7 +12,7 @@ from torch import Tensor
 from neuroprune.anatomy import Anatomy
 from neuroprune.control.controller import PressureController
 from neuroprune.methods.goals import Goal
-from neuroprune.methods.units import Block, fan_out, heads_per_unit, unit_width
+from neuroprune.methods.units import Block, fan_out, heads_per_unit, unit_columns, unit_width
 
 _HARDEST = 4.0  # bound of how much harder the poorest is pushed than one at the waterline
 
@@ -134,19 +134,13 @@ class Pressure:
         }
 
 
-def _columns(block: Block, units: Tensor) -> Tensor:
-    width = unit_width(block)
-    offsets = torch.arange(width, device=units.device)
-    return (units.unsqueeze(1) * width + offsets).reshape(-1)
-
-
 def _norms(block: Block, units: Tensor) -> Tensor:
-    part = fan_out(block).weight.detach()[:, _columns(block, units)].float()
+    part = fan_out(block).weight.detach()[:, unit_columns(block, units)].float()
     return part.square().sum(dim=0).reshape(len(units), -1).sum(dim=1).sqrt()
 
 
 def _scale_(block: Block, units: Tensor, factor: Tensor) -> None:
-    columns = _columns(block, units)
+    columns = unit_columns(block, units)
     weight = fan_out(block).weight.data
     scale = factor.repeat_interleave(unit_width(block)).to(weight.dtype)
     weight.index_copy_(1, columns, weight[:, columns] * scale)

@@ -15,7 +15,14 @@ from neuroprune.core.absorption import absorb, cross_validated_ridge
 from neuroprune.core.similarity import parallel_neurons
 from neuroprune.methods.feature_moments import FeatureMoments
 from neuroprune.methods.redundant_heads import absorb_heads_, similar_heads
-from neuroprune.methods.units import Block, fan_out, heads_per_unit, kept_units, unit_width
+from neuroprune.methods.units import (
+    Block,
+    fan_out,
+    heads_per_unit,
+    kept_units,
+    unit_columns,
+    unit_width,
+)
 from neuroprune.plan import ShrinkPlan
 from neuroprune.surgery.heads import merged_output_weight
 
@@ -269,10 +276,8 @@ class Repair:
         for block in anatomy.blocks():
             kept = kept_units(block, plan)
             if kept is not None:
-                width = unit_width(block)
-                columns = (kept.unsqueeze(1) * width + torch.arange(width)).reshape(-1)
                 for half in self.halves:
-                    half.keep(fan_out(block), columns)
+                    half.keep(fan_out(block), unit_columns(block, kept))
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-ready state; large in the steps before the last cut alone, see `FeatureMoments`."""

@@ -134,3 +134,17 @@ def units_left(
         sizes: block name -> query heads of one unit; 1 for neurons.
     """
     return {name: n - int(gone[name].sum()) * sizes[name] for name, n in counts.items()}
+
+
+def unit_columns(block: Block, units: Tensor) -> Tensor:
+    """The columns of a block's output layer that belong to units.
+
+    Args:
+        block: the block.
+        units: their indices, int64, shape (n,).
+
+    Returns:
+        Indices, shape (n * width,), in the order of the units, on their device.
+    """
+    width = unit_width(block)
+    return (units.unsqueeze(1) * width + torch.arange(width, device=units.device)).reshape(-1)
