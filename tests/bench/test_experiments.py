@@ -71,6 +71,7 @@ def test_the_tasks_that_are_asked_for_are_there() -> None:
         "mrpc-target",
         "scitldr",
         "multi30k",
+        "multi30k-scratch",
         "paper",
         "wikitext2",
         "transfer",
