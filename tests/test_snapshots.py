@@ -12,7 +12,7 @@ import torch
 
 import neuroprune
 from neuroprune.anatomy import anatomy_of
-from neuroprune.config import ConfigError, NeuroPrune
+from neuroprune.config import L1, ConfigError, NeuroPrune
 from neuroprune.pruner import attach
 from neuroprune.snapshots import folder_name
 from neuroprune.topology.sparsity import sparsity
@@ -67,6 +67,20 @@ def test_a_plain_loop_must_say_where() -> None:
     optimizer = torch.optim.AdamW(model.parameters())
     with pytest.raises(ConfigError, match="snapshot_dir=PATH"):
         attach(model, optimizer, NeuroPrune(target=0.8, snapshots=[0.5]), 10)
+
+
+@pytest.mark.parametrize("idle", ["snapshot_dir", "evaluate"])
+def test_a_place_without_snapshots_is_refused(idle: str, tmp_path: Path) -> None:
+    model = make_model("bert")
+    optimizer = torch.optim.AdamW(model.parameters())
+    given: dict[str, Any] = {
+        idle: tmp_path / "new" if idle == "snapshot_dir" else lambda trained: {}
+    }
+    with pytest.raises(ConfigError, match=f"{idle} would do nothing without snapshots"):
+        attach(model, optimizer, NeuroPrune(target=0.8), 10, **given)
+    with pytest.raises(ConfigError, match=idle):
+        attach(model, optimizer, L1(strength=1.0), 10, **given)
+    assert not (tmp_path / "new").exists()
 
 
 def test_snapshots_beyond_the_target_are_refused() -> None:

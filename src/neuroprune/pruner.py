@@ -22,7 +22,7 @@ from neuroprune.learning_rates import LearningRates
 from neuroprune.methods import Method, dead_inputs, dead_units, method_for
 from neuroprune.methods.method import StepSizeOf, step_sizes
 from neuroprune.plan import ShrinkPlan
-from neuroprune.snapshots import Evaluate, Snapshots
+from neuroprune.snapshots import Evaluate, Snapshots, snapshots_for
 from neuroprune.step_hooks import around_step, is_finite, is_skipped
 from neuroprune.surgery import adopt_, shrink_, unwrap_optimizer
 
@@ -74,8 +74,9 @@ def attach(
 
     Raises:
         UnknownFamilyError, WrappedModelError: the model cannot be pruned; the message says why.
-        ConfigError: the method is not known, needs `total_steps` or `snapshot_dir`, asks for what
-            cannot be reached, or the teacher answers another question.
+        ConfigError: the method is not known, needs `total_steps` or `snapshot_dir`, has no use for
+            `snapshot_dir` or `evaluate`, asks for what cannot be reached, or the teacher answers
+            another question.
         PrunerError: the optimizer trains none of the model's prunable matrices, or has a pruner.
 
     Example:
@@ -83,7 +84,7 @@ def attach(
         ... # doctest: +SKIP
     """
     chosen = method_for(method, total_steps)
-    snapshots = _snapshots(chosen, snapshot_dir, evaluate)
+    snapshots = snapshots_for(chosen.config, snapshot_dir, evaluate)
     asked = _teacher(chosen, teacher)
     answers = None if asked is None else teacher_for(model, asked)
     pruner = Pruner(model, optimizer, chosen, snapshots)
@@ -117,20 +118,6 @@ def _teacher(
     raise ConfigError(
         f'expected a model, "dense", a directory or a hub name as teacher, got {asked!r}.'
     )
-
-
-def _snapshots(
-    method: Method, directory: Path | str | None, evaluate: Evaluate | None
-) -> Snapshots | None:
-    config = method.config
-    if not isinstance(config, NeuroPrune) or not config.snapshots:
-        return None
-    if directory is None:
-        raise ConfigError(
-            f"snapshots at {list(config.snapshots)} need a place: attach(..., snapshot_dir=PATH), "
-            "or NeuroPruneCallback(..., snapshot_dir=PATH)."
-        )
-    return Snapshots(directory, config.target[0].sparsity, evaluate)
 
 
 class Pruner:

@@ -13,6 +13,7 @@ from torch import nn
 
 from neuroprune.anatomy.inputs import device_of, evaluating
 from neuroprune.checkpoint import save_pretrained
+from neuroprune.config import NeuroPrune
 from neuroprune.errors import ConfigError
 from neuroprune.record import write_text_atomic
 
@@ -87,6 +88,48 @@ class Snapshots:
         with evaluating(model), torch.random.fork_rng(devices=devices):
             found = {name: float(value) for name, value in self.evaluate(model).items()}
         return {name: value if math.isfinite(value) else None for name, value in found.items()}
+
+
+def wants_snapshots(config: Any) -> bool:
+    """Whether a method's configuration asks for snapshots.
+
+    Args:
+        config: of any method.
+    """
+    return isinstance(config, NeuroPrune) and bool(config.snapshots)
+
+
+def snapshots_for(
+    config: Any, directory: Path | str | None, evaluate: Evaluate | None
+) -> Snapshots | None:
+    """Who saves the snapshots that a configuration asks for; None where it asks for none.
+
+    Args:
+        config: of any method.
+        directory: where they go.
+        evaluate: measures each.
+
+    Raises:
+        ConfigError: snapshots without a directory, or a directory or `evaluate` without snapshots.
+    """
+    if wants_snapshots(config):
+        if directory is None:
+            raise ConfigError(
+                f"snapshots at {list(config.snapshots)} need a place: attach(..., "
+                "snapshot_dir=PATH), or NeuroPruneCallback(..., snapshot_dir=PATH)."
+            )
+        return Snapshots(directory, config.target[0].sparsity, evaluate)
+    idle = [
+        name
+        for name, value in (("snapshot_dir", directory), ("evaluate", evaluate))
+        if value is not None
+    ]
+    if idle:
+        raise ConfigError(
+            f"{' and '.join(idle)} would do nothing without snapshots. Leave out, or ask for "
+            "snapshots, such as NeuroPrune(target=0.8, snapshots=[0.5])."
+        )
+    return None
 
 
 def folder_name(budget: float) -> str:

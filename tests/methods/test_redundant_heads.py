@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from neuroprune.anatomy import AttentionBlock, anatomy_of
 from neuroprune.choices import Dominating, Redundancy
+from neuroprune.config import NeuroPrune
 from neuroprune.core.redundancy import find_dominating, merge_map, similarity_matrix
 from neuroprune.errors import ConfigError
 from neuroprune.methods.feature_moments import FeatureMoments
@@ -21,6 +23,7 @@ from neuroprune.methods.redundant_heads import (
     similar_heads,
 )
 from neuroprune.plan import ShrinkPlan
+from neuroprune.pruner import attach
 from neuroprune.surgery import shrink_
 from tests.zoo import FAMILIES, HEAD_DIM, HEADS, inputs_for, logits, make_inputs, make_model
 
@@ -392,3 +395,12 @@ def test_bad_intervals_are_refused(value: int) -> None:
         FeatureMoments(batches=value)
     with pytest.raises(ConfigError, match="rows must be a positive integer"):
         FeatureMoments(rows=value)
+
+
+def test_a_missing_solver_shows_when_attaching(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.optimize", None)
+    model = make_model("bert")
+    optimizer = torch.optim.AdamW(model.parameters())
+    with pytest.raises(ImportError, match=r"pip install .*or choose dominating=.greedy"):
+        attach(model, optimizer, NeuroPrune(alpha=1e-4, dominating="exact"))
+    attach(model, optimizer, NeuroPrune(alpha=1e-4, dominating="greedy")).detach()

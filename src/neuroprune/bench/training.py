@@ -20,6 +20,7 @@ from neuroprune.checkpoint import save_pretrained
 from neuroprune.config import Config, ConfigError
 from neuroprune.plan import ShrinkPlan
 from neuroprune.pruner import NonFiniteError, attach
+from neuroprune.snapshots import wants_snapshots
 
 _OPTIMIZERS = {
     Optimizer.ADAMW: "adamw_torch_fused",  # the same update in one pass over the memory
@@ -97,7 +98,8 @@ def rehearse(model: Any, config: TrainingConfig, method: Config, examples: int) 
     optimizer = torch.optim.SGD(model.parameters(), lr=config.learning_rate)
     steps = _optimizer_steps(config, examples)
     with tempfile.TemporaryDirectory() as folder:
-        attach(model, optimizer, method, steps, snapshot_dir=Path(folder) / "none").detach()
+        place = Path(folder) / "none" if wants_snapshots(method) else None
+        attach(model, optimizer, method, steps, snapshot_dir=place).detach()
 
 
 def _optimizer_steps(config: TrainingConfig, examples: int) -> int:
@@ -175,12 +177,12 @@ def fine_tune(
     from neuroprune.integrations import NeuroPruneCallback
 
     watch = Watch(keep, on_step)
-    snapshots = keep.with_name("snapshots")
-    pruning = (
-        None
-        if method is None
-        else NeuroPruneCallback(method, teacher=teacher, snapshot_dir=snapshots, evaluate=evaluate)
+    watched: dict[str, Any] = (
+        {"snapshot_dir": keep.with_name("snapshots"), "evaluate": evaluate}
+        if wants_snapshots(method)
+        else {}
     )
+    pruning = None if method is None else NeuroPruneCallback(method, teacher=teacher, **watched)
     callbacks = [c for c in (pruning, watch) if c is not None]
     with tempfile.TemporaryDirectory() as folder:
         trainer = _trainer(model, dataset, collate, config, Path(folder), callbacks, watch.losses)

@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import torch
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
+
+
+def check_solver() -> None:
+    """See that `minimum_dominating_set` has its solver, before it is needed.
+
+    Raises:
+        ImportError: scipy is not installed.
+    """
+    try:
+        import_module("scipy.optimize")
+    except ImportError as error:
+        raise ImportError(
+            'dominating="exact" needs scipy: pip install "neuroprune[bench]" (or scipy), or choose '
+            'dominating="greedy".'
+        ) from error
 
 
 def minimum_dominating_set(
@@ -40,13 +57,9 @@ def minimum_dominating_set(
     k = len(worth)
     if k == 0:
         return torch.zeros(0, dtype=torch.int64, device=similarity.device)
-    try:
-        from scipy.optimize import Bounds, LinearConstraint, milp
-    except ImportError as error:
-        raise ImportError(
-            'dominating="exact" needs scipy: pip install "neuroprune[bench]" (or scipy), or choose '
-            'dominating="greedy".'
-        ) from error
+    check_solver()
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
     solution = milp(
         [1 - p / (k + 1) for p in worth],
         integrality=[1] * k,

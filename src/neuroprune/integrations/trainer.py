@@ -9,7 +9,7 @@ from neuroprune.config import Config, ConfigError
 from neuroprune.methods import Method
 from neuroprune.plan import ShrinkPlan
 from neuroprune.pruner import Pruner, attach
-from neuroprune.snapshots import Evaluate
+from neuroprune.snapshots import Evaluate, wants_snapshots
 
 
 class _Events:
@@ -47,7 +47,7 @@ class _Events:
             self.method,
             state.max_steps,
             teacher=self.teacher,
-            snapshot_dir=self.snapshot_dir or Path(args.output_dir) / "snapshots",
+            snapshot_dir=self._snapshot_dir(args),
             evaluate=self.evaluate,
         )
         if state.global_step > 0:
@@ -58,6 +58,13 @@ class _Events:
                     "a checkpoint of a pruning run, or start a new training from the saved model."
                 )
             self.pruner.load_state_dict(saved["attributes"]["pruner"])
+
+    def _snapshot_dir(self, args: Any) -> Path | str | None:
+        """Where snapshots go: the user's place, or one in `output_dir` where they are asked for."""
+        config = self.method.config if isinstance(self.method, Method) else self.method
+        if self.snapshot_dir is None and wants_snapshots(config):
+            return Path(args.output_dir) / "snapshots"
+        return self.snapshot_dir
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Let the method choose, and cut."""

@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from neuroprune.anatomy import Anatomy, AttentionBlock
 from neuroprune.config import Apply, Config, Dominating, NeuroPrune, Redundancy, Weights
 from neuroprune.core.connectivity import connectivity
+from neuroprune.core.dominating import check_solver
 from neuroprune.core.penalties import (
     attention_penalty,
     attention_row_weight,
@@ -74,7 +75,10 @@ class NeuroPruneMethod(Method[NeuroPrune]):
 
         Raises:
             ConfigError: they have not.
+            ImportError: `dominating="exact"` without scipy.
         """
+        if self.config.dominating is Dominating.EXACT:
+            check_solver()
         if self.config.apply is Apply.PROX:
             rates = step_sizes(optimizer)
             for attention in anatomy.attentions:
