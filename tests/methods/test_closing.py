@@ -17,6 +17,7 @@ from neuroprune.control.cost import CostModel, Curve
 from neuroprune.methods import goals as goals_module
 from neuroprune.methods.closing import Queue, close_
 from neuroprune.methods.costs import unit_counts
+from neuroprune.methods.fisher import searched_units
 from neuroprune.methods.goals import Goal
 from neuroprune.methods.poorest import goals_of, poorest_units
 from neuroprune.methods.uniform import check_uniform, uniform_units
@@ -78,9 +79,10 @@ def assert_met_to_the_unit(goal: Goal, anatomy: Anatomy, gone: dict[str, torch.T
     before=st.sampled_from([0.0, 0.2, 0.5, 0.8]),
     way=st.floats(0.0, 1.0),
     seed=st.integers(0, 10**6),
+    search=st.booleans(),
 )
 def test_the_last_cut_meets_every_goal_to_the_unit(
-    family: str, kind: str, before: float, way: float, seed: int
+    family: str, kind: str, before: float, way: float, seed: int, search: bool
 ) -> None:
     model = make_model(family)
     cut_before_(model, before, seed)
@@ -103,8 +105,15 @@ def test_the_last_cut_meets_every_goal_to_the_unit(
             value = min(max(int(value), int(low)), int(high))
         text = f"{kind}:{min(value, 0.9999) if kind == 'structural' else value}"
         (goal,) = goals_of(parse_targets(text + (shape if "@" in probe else "")), anatomy)
-    gone = poorest_units((goal,), 1.0, draw(anatomy, seed), anatomy)
-    assert_met_to_the_unit(goal, anatomy, gone)
+    if not search:
+        gone = poorest_units((goal,), 1.0, draw(anatomy, seed), anatomy)
+        assert_met_to_the_unit(goal, anatomy, gone)
+        return
+    gone = searched_units((goal,), draw(anatomy, seed), anatomy)
+    if not goal.is_straight:
+        assert_met_to_the_unit(goal, anatomy, gone)
+    sizes = {b.name: heads_per_unit(b) for b in anatomy.blocks()}
+    assert goal.cost.kept(units_left(unit_counts(anatomy), gone, sizes)) <= goal.allowed
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -28,7 +28,7 @@ from neuroprune.methods.feature_moments import FeatureMoments
 from neuroprune.methods.goals import Goal, achieved
 from neuroprune.methods.method import Method, StepSizeOf, refuse_budget, schedule_length
 from neuroprune.methods.movement import loss_scale
-from neuroprune.methods.poorest import CLOSE, ROUNDS, goals_of, read_goals, waits
+from neuroprune.methods.poorest import CLOSE, ROUNDS, closed, goals_of, read_goals, waits
 from neuroprune.methods.units import (
     Block,
     fan_out,
@@ -266,7 +266,7 @@ def searched_units(
     """Masks of the units to remove, so that every goal is met at the least sum of scores.
 
     Where a block's cost is not a straight line of its units (FLOPs, latencies), the search is
-    repeated with what it missed.
+    repeated with what it missed, and ends unit by unit.
 
     Args:
         goals: one or two, of heads last.
@@ -275,6 +275,9 @@ def searched_units(
 
     Returns:
         Block name -> boolean mask over its units.
+
+    Raises:
+        ConfigError: a goal cannot be met.
     """
     goal = goals[0]
     heads = heads_to_go(goals[-1], anatomy) if isinstance(goals[-1].target, Heads) else None
@@ -282,17 +285,19 @@ def searched_units(
     price = {n: max(goal.cost.curves[n].per_unit * s, 1e-12) for n, s in sizes.items()}
     counts = unit_counts(anatomy)
     needed = 0.0 if isinstance(goal.target, Heads) else goal.cost.kept(counts) - goal.kept
-    best: tuple[float, dict[str, Tensor]] | None = None
     for _ in range(ROUNDS):
         gone = _searched(anatomy, scores, price, needed, heads)
         surplus = goal.cost.kept(units_left(counts, gone, sizes)) - goal.kept
-        met = surplus <= 1e-9 * goal.whole
-        if met and (best is None or surplus > best[0]):
-            best = surplus, gone
-        if goal.is_straight or (met and surplus >= -CLOSE * goal.start):
+        if goal.is_straight or abs(surplus) <= CLOSE * goal.start:
             break
         needed += surplus
-    return gone if best is None else best[1]
+    if surplus > goal.slack or not goal.is_straight:
+        blocks = list(anatomy.blocks() if heads is None else anatomy.mlps)
+        others = gone | {b.name: torch.zeros_like(gone[b.name]) for b in blocks}
+        ranked = torch.cat([scores[b.name] for b in blocks])
+        left = units_left(counts, others, sizes)
+        gone |= closed(goal, blocks, scores, ranked, gone, left)
+    return gone
 
 
 def _searched(

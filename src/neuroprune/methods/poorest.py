@@ -203,7 +203,7 @@ def _meet(
         surplus, marked = max(met or tried, key=lambda t: t[0] if met else -t[0])
         if surplus > goal.slack or not goal.is_straight:
             left = units_left(counts, gone, sizes)
-            marked = _closed(goal, blocks, scores, ranked, marked, left)
+            marked = closed(goal, blocks, scores, ranked, marked, left)
     elif not later and surplus < -CLOSE * goal.start:
         # What is cut stays cut: rather wait than go too far.
         nothing = needed, {b.name: torch.zeros_like(gone[b.name]) for b in blocks}
@@ -212,7 +212,7 @@ def _meet(
     gone |= marked
 
 
-def _closed(
+def closed(
     goal: Goal,
     blocks: Sequence[Block],
     scores: Mapping[str, Tensor],
@@ -220,7 +220,20 @@ def _closed(
     marked: Mapping[str, Tensor],
     left: Mapping[str, int],
 ) -> dict[str, Tensor]:
-    """Masks that meet the goal exactly, from masks that nearly do."""
+    """Masks that meet a goal to the unit, from masks that nearly do.
+
+    Args:
+        goal: the goal.
+        blocks: whose units may go.
+        scores: block name -> scores of its units; the lowest go first.
+        ranked: of all units, block after block: infinite for those who stay as long as others can
+            go.
+        marked: block name -> mask of its poorest units: where to begin.
+        left: block name -> query heads or neurons without those marked in other blocks.
+
+    Raises:
+        ConfigError: the goal cannot be met.
+    """
     queues, orders = [], {}
     for block, rank in zip(
         blocks, ranked.split([len(scores[b.name]) for b in blocks]), strict=True
