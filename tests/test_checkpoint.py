@@ -294,6 +294,45 @@ def test_an_error_while_moving_puts_the_old_files_back(
     neuroprune.from_pretrained(saved)
 
 
+@pytest.mark.parametrize("refused", ["config.json", "model.safetensors", "neuroprune.json"])
+def test_an_old_file_that_cannot_be_moved_stays(
+    refused: str, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {f.name: f.read_bytes() for f in saved.iterdir()}
+    replace = Path.replace
+
+    def refuses(self: Path, target: Any) -> Any:
+        if self == saved / refused:
+            raise OSError(errno.EPERM, "Operation not permitted")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", refuses)
+    with pytest.raises(CheckpointError, match="Nothing that was there has changed"):
+        neuroprune.save_pretrained(make_model("bert", seed=5), saved)
+    monkeypatch.undo()
+    assert {f.name: f.read_bytes() for f in saved.iterdir()} == before
+
+
+def test_old_files_that_cannot_be_put_back_are_kept(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {f.name: f.read_bytes() for f in saved.iterdir()}
+    replace = Path.replace
+
+    def refuses(self: Path, target: Any) -> Any:
+        if Path(target) == saved / "model.safetensors":
+            raise OSError(errno.EIO, "Input/output error")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", refuses)
+    with pytest.raises(CheckpointError, match=r"model.safetensors of the old model are in .*old"):
+        neuroprune.save_pretrained(make_model("bert", seed=5), saved)
+    monkeypatch.undo()
+    (kept,) = saved.glob(".neuroprune-*/old/model.safetensors")
+    assert kept.read_bytes() == before.pop("model.safetensors")
+    assert {f.name: f.read_bytes() for f in saved.iterdir() if f.is_file()} == before
+
+
 def test_saving_through_a_link_and_beside_foreign_weights(saved: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(saved)
     (saved / "extra.safetensors").write_bytes(b"another tool's")

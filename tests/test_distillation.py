@@ -304,10 +304,26 @@ def test_a_loop_in_which_the_teacher_has_no_say_is_stopped() -> None:
     model = make_model("bert").train()
     pruner = taught(model)
     inputs = make_inputs("bert")
+    model(**inputs).loss.backward()  # the first step is as it should be
+    pruner.optimizer.step()
     labels = inputs.pop("labels")
     nn.functional.cross_entropy(model(**inputs).logits, labels).backward()
     with pytest.raises(PrunerError, match="no say"):
         pruner.optimizer.step()
+
+
+def test_a_schedule_goes_on_with_the_length_it_began_with() -> None:
+    pruner = taught(make_model("bert"))
+    state = pruner.state_dict()
+    pruner.detach()
+    again = attach(pruner.model, pruner.optimizer, pruner.method.config, 11)
+    with pytest.raises(PrunerError, match="total_steps 10, this run has 11"):
+        again.load_state_dict(state)
+    again.detach()
+    paper = attach(pruner.model, pruner.optimizer, NeuroPrune(alpha=1e-4), 10)
+    state = paper.state_dict()
+    paper.detach()
+    attach(pruner.model, pruner.optimizer, NeuroPrune(alpha=1e-4)).load_state_dict(state)
 
 
 def test_a_resumed_run_needs_its_dense_teacher() -> None:

@@ -61,7 +61,7 @@ class Distillation:
         self.teacher = _beside(model, teacher).eval()
         self.is_start = is_start
         self.temperature = temperature
-        self.answered = 0  # forward passes
+        self.answered = 0  # forward passes since the last step
         self._hook = model.register_forward_hook(self._mix, with_kwargs=True)
 
     def after_shrink_(self, plan: ShrinkPlan) -> None:
@@ -97,14 +97,16 @@ class Distillation:
         return (1.0 - WEIGHT) * loss + WEIGHT * distance
 
     def skip_(self) -> None:
-        """Forget a step that the optimizer skipped; there is nothing to forget here."""
+        """Forget a step that the optimizer skipped."""
+        self.answered = 0
 
     def step_(self, optimizer: Optimizer) -> None:
-        """After an optimizer step: let learn what the distillation itself has to learn; nothing.
+        """After an optimizer step: let learn what the distillation itself has to learn.
 
         Args:
             optimizer: the user's, which has made its step.
         """
+        self.answered = 0
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-ready state; the teacher is not in it."""

@@ -184,10 +184,12 @@ class LayerDistillation(Distillation):
             self._adam.param_groups[0]["lr"] = next(iter(step_sizes(optimizer).values()))
             self._adam.step()
         self._adam.zero_grad()
+        super().step_(optimizer)
 
     def skip_(self) -> None:
         """Drop the gradients of a step that was skipped."""
         self._adam.zero_grad()
+        super().skip_()
 
     def state_dict(self) -> dict[str, Any]:
         """W and its moments, for each stack, as one text."""

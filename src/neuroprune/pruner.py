@@ -250,6 +250,7 @@ class Pruner:
             "cut_at_step": self._cut_at_step,
             "method": type(config).__name__,
             "config": config.to_dict(),
+            "total_steps": self.method.total_steps,
             "method_state": self.method.state_dict(),
             "removed": self.removed.to_dict(),
             "snapshots": [] if self.snapshots is None else self.snapshots.taken,
@@ -264,15 +265,20 @@ class Pruner:
             state: what `state_dict` returned.
 
         Raises:
-            PrunerError: the state is of another method, setting or version, the model is not the
-                one it was saved with, or a "dense" teacher was not given as a model.
+            PrunerError: the state is of another method, setting, length of training or version, the
+                model is not the one it was saved with, or a "dense" teacher was not given as a
+                model.
         """
         mine = self.state_dict()
-        for key in ("state_version", "method", "config"):
+        keys = ["state_version", "method", "config"]
+        if self.method.settled_at is not None:  # a schedule counts steps
+            keys.append("total_steps")
+        for key in keys:
             if state.get(key) != mine[key]:
                 raise PrunerError(
                     f"the saved pruner state has {key} {state.get(key)!r}, this run has "
-                    f"{mine[key]!r}. Resume with the method and settings it was saved with."
+                    f"{mine[key]!r}. Resume with the method, settings and length of training it "
+                    "was saved with."
                 )
         if state.get("lineage") != mine["lineage"]:
             raise PrunerError(

@@ -436,6 +436,6 @@ def test_the_configuration() -> None:
     with pytest.raises(ConfigError, match="total_steps=N"):
         method_for(Fisher())
     pruner = started("bert", QUICK, 10)
-    with pytest.raises(ConfigError, match="one cut"):
+    with pytest.raises(ConfigError, match="makes one cut"):
         pruner.method.select(pruner.anatomy, 0.3)
     pruner.detach()

@@ -348,3 +348,25 @@ def test_an_emptied_parameter_is_hooked_once_however_often_the_model_is_cut() ->
     empty = [p for p in model.parameters() if p.numel() == 0]
     assert empty
     assert {len(p._post_accumulate_grad_hooks) for p in empty} == {1}
+
+
+class Classifier(nn.Module):
+    """A body and a head of the user's own, with a config that is not the body's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bert = make_model("bert").base_model
+        self.config = copy.deepcopy(self.bert.config)
+        self.head = nn.Linear(D_MODEL, 2)
+
+
+def test_a_body_with_a_config_of_its_own_keeps_its_lineage() -> None:
+    model = Classifier()
+    dense = anatomy_of(model).dense_weights
+    shrink_(model, ShrinkPlan({"encoder.layer.0.attention": [0, 1]}, {"encoder.layer.1.mlp": [3]}))
+    anatomy = anatomy_of(model)
+    assert anatomy.dense_weights == dense
+    assert anatomy.structural_sparsity > 0
+    assert anatomy.lineage.to_dict() == model.config.neuroprune
+    shrink_(model, ShrinkPlan({"encoder.layer.0.attention": [0]}))
+    assert anatomy_of(model).lineage.plan.remove_heads == {"encoder.layer.0.attention": (0, 1, 2)}

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,17 @@ class CheckpointError(ValueError):
     """A checkpoint is missing, damaged, foreign, or could not be written."""
 
 
+class StrandedError(CheckpointError):
+    """A save failed, and old files are left beside their place; the message says where."""
+
+
 def move_into_place(stage: Path, directory: Path) -> None:
-    """Swap the new files in, the plan last; an error puts the old ones back."""
+    """Swap the new files in, the plan last; an error puts the old ones back.
+
+    Raises:
+        StrandedError: the old ones cannot be put back; `stage` has to stay.
+        OSError: the swap failed, and what was there is there again.
+    """
     new = sorted(stage.iterdir(), key=lambda f: f.name == PLAN_FILE)
     if not directory.exists():
         umask = os.umask(0)  # mkdtemp makes private folders; give the mode any new one would have
@@ -29,18 +39,34 @@ def move_into_place(stage: Path, directory: Path) -> None:
     old = {directory / f.name for f in new} | set(directory.glob("model*.safetensors*"))
     backup = stage / "old"
     backup.mkdir()
+    placed: list[Path] = []
     try:
         for file in sorted(old, key=lambda f: f.name != PLAN_FILE):
             if file.exists():
                 file.replace(backup / file.name)
         for file in new:
-            file.replace(directory / file.name)
-    except OSError:
-        for file in new:
-            (directory / file.name).unlink(missing_ok=True)
-        for file in backup.iterdir():
-            file.replace(directory / file.name)
+            placed.append(file.replace(directory / file.name))
+    except BaseException as error:
+        _put_back(placed, backup, directory, error)
         raise
+
+
+def _put_back(placed: list[Path], backup: Path, directory: Path, cause: BaseException) -> None:
+    """Undo a swap that failed: what was placed goes, what was there returns."""
+    for file in placed:
+        with suppress(OSError):  # an old file of this name takes its place anyway
+            file.unlink()
+    left = []
+    for file in sorted(backup.iterdir()):
+        try:
+            file.replace(directory / file.name)
+        except OSError:
+            left.append(file.name)
+    if left:
+        raise StrandedError(
+            f"could not save to {directory} ({cause}), nor put back what was there: "
+            f"{', '.join(left)} of the old model are in {backup}. Move them to {directory}."
+        ) from cause
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from neuroprune.checkpoint.files import (
     CHECKPOINT_VERSION,
     PLAN_FILE,
     CheckpointError,
+    StrandedError,
     move_into_place,
     read_json,
     sha256_of,
@@ -37,7 +38,7 @@ def save_pretrained(model: nn.Module, directory: Path | str, tokenizer: Any = No
 
     Raises:
         CheckpointError: the disk is full or the directory cannot be written; what was there before
-            is untouched.
+            is untouched, or the message says where it is.
 
     Example:
         >>> neuroprune.save_pretrained(model, "out/", tokenizer)  # doctest: +SKIP
@@ -53,9 +54,13 @@ def save_pretrained(model: nn.Module, directory: Path | str, tokenizer: Any = No
         stage = Path(tempfile.mkdtemp(prefix=".neuroprune-", dir=near))
     except OSError as error:
         raise unwritable(directory, error) from error
+    stranded = False
     try:
         _write(model, stage, anatomy, family, tokenizer)
         move_into_place(stage, directory)
+    except StrandedError:
+        stranded = True
+        raise
     except Exception as error:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, OSError):
@@ -64,7 +69,8 @@ def save_pretrained(model: nn.Module, directory: Path | str, tokenizer: Any = No
             raise
         raise unwritable(directory, error) from error
     finally:
-        shutil.rmtree(stage, ignore_errors=True)
+        if not stranded:
+            shutil.rmtree(stage, ignore_errors=True)
 
 
 def _write(model: Any, stage: Path, anatomy: Anatomy, family: Family, tokenizer: Any) -> None:

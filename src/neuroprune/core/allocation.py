@@ -30,21 +30,6 @@ def lowest_scores(
     return mask
 
 
-def smallest_magnitudes_threshold(magnitudes: Float[Tensor, " n"], count: int) -> float:
-    """The `count`-th smallest magnitude: entries up to it are the `count` smallest.
-
-    Args:
-        magnitudes: absolute values, one per weight, n >= 1.
-        count: how many, clipped to [0, n].
-
-    Returns:
-        The threshold; -1 for a count of zero (nothing is below it).
-    """
-    if count <= 0:
-        return -1.0
-    return float(magnitudes.kthvalue(min(count, magnitudes.numel())).values)
-
-
 def poorest_to_budget(
     scores: Float[Tensor, " n"], costs: Float[Tensor, " n"], budget: float, close: bool = True
 ) -> Bool[Tensor, " n"]:

@@ -26,7 +26,7 @@ from neuroprune.methods.connectivity import check_trained
 from neuroprune.methods.costs import unit_counts
 from neuroprune.methods.feature_moments import FeatureMoments
 from neuroprune.methods.goals import Goal, achieved
-from neuroprune.methods.method import Method, StepSizeOf, refuse_budget, schedule_length
+from neuroprune.methods.method import Method, StepSizeOf, schedule_length
 from neuroprune.methods.movement import loss_scale
 from neuroprune.methods.poorest import CLOSE, ROUNDS, closed, goals_of, read_goals, waits
 from neuroprune.methods.units import (
@@ -132,18 +132,6 @@ class FisherMethod(Method[Fisher]):
         """Count the step."""
         self.step += 1
         self._watch()
-
-    def select(self, anatomy: Anatomy, budget: float | None = None) -> ShrinkPlan:
-        """Nothing: there is one cut.
-
-        Args:
-            anatomy: the model's blocks.
-            budget: cannot be asked for.
-
-        Raises:
-            ConfigError: a budget is given.
-        """
-        return refuse_budget(self.config, budget, "for its target")
 
     def cut_now(self, anatomy: Anatomy) -> ShrinkPlan:
         """The one cut."""

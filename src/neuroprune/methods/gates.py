@@ -15,7 +15,7 @@ from neuroprune.anatomy.inputs import device_of
 from neuroprune.config import DSP, CoFi, ConfigError
 from neuroprune.control.schedule import Ramp
 from neuroprune.methods.gate_hooks import GateHooks, StreamHooks, fold_
-from neuroprune.methods.method import Method, StepSizeOf, refuse_budget, schedule_length
+from neuroprune.methods.method import Method, StepSizeOf, schedule_length
 from neuroprune.methods.units import Block, plan_of, unit_number
 from neuroprune.plan import ShrinkPlan
 
@@ -257,18 +257,6 @@ class GatedMethod(Method[GatedT]):
         self._gradient = None
         self.step += 1
         self._draw_()
-
-    def select(self, anatomy: Anatomy, budget: float | None = None) -> ShrinkPlan:
-        """Nothing: there is one cut, at `end`.
-
-        Args:
-            anatomy: the model's blocks.
-            budget: cannot be asked for.
-
-        Raises:
-            ConfigError: a budget is given.
-        """
-        return refuse_budget(self.config, budget, "at the end of its schedule")
 
     def cut_now(self, anatomy: Anatomy) -> ShrinkPlan:
         """The one cut, at `end`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -10,10 +11,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from neuroprune.anatomy import Anatomy, AttentionBlock, MLPBlock
-from neuroprune.config import ConfigError, Magnitude, Structure
+from neuroprune.config import ConfigError, Magnitude, Structural, Structure, Weights
 from neuroprune.control.schedule import cubic_sparsity
 from neuroprune.core.allocation import lowest_scores
 from neuroprune.core.importance import mean_square_per_unit
+from neuroprune.methods.goals import achieved
 from neuroprune.methods.masks import ZeroMask, magnitude
 from neuroprune.methods.method import Method, StepSizeOf, schedule_length
 from neuroprune.methods.units import plan_of
@@ -78,10 +80,15 @@ class MagnitudeMethod(Method[Magnitude]):
         return self.select(anatomy) if on_the_way or self.step == end else ShrinkPlan()
 
     def select(self, anatomy: Anatomy, budget: float | None = None) -> ShrinkPlan:
-        """The units of the smallest mean squared weight, up to the schedule (or `budget`)."""
+        """The units of the smallest mean squared weight, as far as the schedule says.
+
+        Args:
+            anatomy: the model's blocks.
+            budget: share of the way to the target, in place of what the schedule says.
+        """
         if self.config.structure is not Structure.UNITS:
-            return ShrinkPlan()
-        goal = self.scheduled() if budget is None else budget
+            return super().select(anatomy, budget)
+        goal = self.scheduled() if budget is None else budget * self.config.target
         removed = anatomy.dense_weights - anatomy.kept_weights
         needed = round(goal * anatomy.dense_weights) - removed
         blocks = list(anatomy.blocks())
@@ -93,6 +100,26 @@ class MagnitudeMethod(Method[Magnitude]):
         gone = lowest_scores(torch.cat(scores).cpu(), torch.cat(costs), needed)
         parts = gone.split([len(s) for s in scores])
         return plan_of(anatomy, {b.name: part for b, part in zip(blocks, parts, strict=True)})
+
+    def last_cut(self, anatomy: Anatomy, just_cut: bool) -> ShrinkPlan:
+        """Meet the target, wherever the schedule stands."""
+        units = self.config.structure is Structure.UNITS
+        return self.select(anatomy, 1.0 if units else None)
+
+    @torch.no_grad()
+    def zero_small_(self, anatomy: Anatomy, step_size_of: StepSizeOf) -> None:
+        """When training ends: meet the target in weights, and set small ones to zero."""
+        if self.config.structure is Structure.WEIGHTS:
+            gone = math.ceil(self.config.target * anatomy.dense_weights)
+            self._mask.grow_(anatomy, step_size_of, gone, magnitude)
+        super().zero_small_(anatomy, step_size_of)
+
+    def reached(self, anatomy: Anatomy) -> dict[str, float]:
+        """The target as text -> the structural or weight sparsity of the model."""
+        share = self.config.target
+        if self.config.structure is Structure.UNITS:
+            return {str(Structural(share)): anatomy.structural_sparsity}
+        return {str(Weights(share)): achieved(Weights(share), None, anatomy)}
 
     def after_shrink_(self, plan: ShrinkPlan, anatomy: Anatomy) -> None:
         """Masked weights are zero at this point, so the masks of the new matrices can be read."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from neuroprune.anatomy import Anatomy
-from neuroprune.core.allocation import smallest_magnitudes_threshold
+from neuroprune.core.movement import lowest_mask
 from neuroprune.methods.method import StepSizeOf, trained
 
 
@@ -54,9 +54,8 @@ class ZeroMask:
         matrices = [w for w in trained(tuple(anatomy.matrices()), step_size_of) if w.numel()]
         count = gone - (anatomy.dense_weights - anatomy.kept_weights)
         levels = [level(w) for w in matrices]
-        threshold = smallest_magnitudes_threshold(torch.cat([x.flatten() for x in levels]), count)
-        for w, values in zip(matrices, levels, strict=True):
-            w.masked_fill_(values <= threshold, 0.0)
+        for w, lowest in zip(matrices, lowest_mask(levels, count), strict=True):
+            w.masked_fill_(lowest, 0.0)
         self.remember(anatomy)
 
 

@@ -119,8 +119,17 @@ class Method(Generic[ConfigT]):
 
         Args:
             anatomy: the model's blocks.
-            budget: structural sparsity to reach, where the caller asks for one.
+            budget: share of the way to the target, in [0, 1], in place of what the schedule says;
+                for methods that go to a target in many cuts.
+
+        Raises:
+            ConfigError: a budget is given to a method that takes none.
         """
+        if budget is not None:
+            raise ConfigError(
+                f"{type(self.config).__name__} with these settings takes no budget: it has no "
+                f"target, or makes one cut. Expected none, got {budget!r}."
+            )
         return ShrinkPlan()
 
     def last_cut(self, anatomy: Anatomy, just_cut: bool) -> ShrinkPlan:
@@ -212,25 +221,6 @@ def schedule_length(total_steps: int | None, why: str) -> int:
         f"{why} needs the length of the training: attach(..., total_steps=N) with N >= 1, got "
         f"{total_steps!r}. N is the number of optimizer steps: epochs * ceil(examples / (batch "
         "size * accumulation))."
-    )
-
-
-def refuse_budget(config: Config, budget: float | None, when: str) -> ShrinkPlan:
-    """What `select` gives for a method with one cut of its own: nothing, and no budget is taken.
-
-    Args:
-        config: the method's.
-        budget: what was asked for.
-        when: or for what it cuts, in the message.
-
-    Raises:
-        ConfigError: a budget is given.
-    """
-    if budget is None:
-        return ShrinkPlan()
-    raise ConfigError(
-        f"{type(config).__name__} makes one cut, {when}; expected no budget, got {budget!r}. Set "
-        "the target in the configuration."
     )
 
 

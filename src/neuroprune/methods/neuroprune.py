@@ -154,6 +154,7 @@ class NeuroPruneMethod(Method[NeuroPrune]):
 
     def select(self, anatomy: Anatomy, budget: float | None = None) -> ShrinkPlan:
         """Algorithm 2: in every attention layer, merge each dominated head into its dominator."""
+        super().select(anatomy, budget)
         return ShrinkPlan(merge_heads={b.name: self._merges(b) for b in anatomy.attentions})
 
     def _merges(self, block: AttentionBlock) -> dict[int, int]:

@@ -90,8 +90,8 @@ class ProximalGroupMethod(GroupPush):
         self.push_(anatomy, step_size_of)
 
     def select(self, anatomy: Anatomy, budget: float | None = None) -> ShrinkPlan:
-        """Units that do nothing any more; `budget` plays no part."""
-        return dead_units(anatomy)
+        """Units that do nothing any more."""
+        return super().select(anatomy, budget).then(dead_units(anatomy))
 
 
 class ProximalGroupUnits(GroupPush, RankedUnits[ProximalGroup]):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from neuroprune.anatomy import Anatomy, anatomy_of, family_of
+from neuroprune.anatomy.patterns import find_root
 from neuroprune.lineage import Lineage
 from neuroprune.plan import PlanError, ShrinkPlan
 from neuroprune.surgery.heads import (
@@ -141,13 +142,13 @@ def adopt_(model: nn.Module, lineage: Lineage) -> None:
         model: a model whose shapes already are those of the lineage.
         lineage: what was cut so far.
     """
-    config = own_config_(model)
-    config.neuroprune = lineage.to_dict()
     stream = family_of(model).stream
-    if lineage.plan.remove_hidden and stream is not None:
-        # What reads a config wants to know how wide the hidden states are. Loading goes by the
-        # lineage's width, since head_dim may be computed from this one.
-        setattr(config, stream.width_key, len(lineage.kept_hidden()))
+    for config in own_configs_(model):
+        config.neuroprune = lineage.to_dict()
+        if lineage.plan.remove_hidden and stream is not None:
+            # What reads a config wants to know how wide the hidden states are. Loading goes by the
+            # lineage's width, since head_dim may be computed from this one.
+            setattr(config, stream.width_key, len(lineage.kept_hidden()))
     anatomy = anatomy_of(model)
     install_(anatomy)
     gather_(anatomy)
@@ -222,21 +223,26 @@ def _cut_inputs_(anatomy: Anatomy, plan: ShrinkPlan) -> Replacements:
     return replaced
 
 
-def own_config_(model: nn.Module) -> Any:
-    """Give a model a configuration of its own, so that writing into it touches no other model.
+def own_configs_(model: nn.Module) -> list[Any]:
+    """Give a model configurations of its own, so that writing into them touches no other model.
 
     Several models may have been made from one config object, so it is copied before every change.
     The copy replaces the original in every submodule that holds it.
 
     Args:
-        model: a transformers model.
+        model: a transformers model, or a module with a `config` around one.
 
     Returns:
-        The configuration the model now owns.
+        The configurations the model now owns: its own, and that of the body where it is another.
     """
-    shared: Any = model.config
-    own = copy.deepcopy(shared)
-    for module in model.modules():
-        if getattr(module, "config", None) is shared:
-            module.config = own
-    return own
+    body: Any = find_root(model, family_of(model))
+    whole: Any = model.config
+    shared = [whole] if body.config is whole else [whole, body.config]
+    owned = []
+    for config in shared:
+        own = copy.deepcopy(config)
+        owned.append(own)
+        for module in model.modules():
+            if getattr(module, "config", None) is config:
+                module.config = own
+    return owned
