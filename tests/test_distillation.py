@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import neuroprune
+from neuroprune.anatomy.inputs import copy_of
 from neuroprune.config import ConfigError, NeuroPrune
 from neuroprune.distillation import TEMPERATURE, WEIGHT
 from neuroprune.pruner import Pruner, PrunerError, attach
@@ -245,6 +246,26 @@ def test_the_dense_copy_tells_no_hook_of_the_model() -> None:
     assert calls == [2, 1]
 
 
+def test_a_copy_takes_no_watcher_along() -> None:
+    class Watcher:
+        copies = 0
+
+        def __deepcopy__(self, memo: Any) -> None:
+            Watcher.copies += 1
+
+        def see(self, *args: Any) -> None:
+            self.seen = True
+
+    model = make_model("bert")
+    model.bert.encoder.layer[0].register_forward_hook(Watcher().see)
+    copied = copy_of(model)
+    assert not Watcher.copies and not copied.bert.encoder.layer[0]._forward_hooks
+    assert model.bert.encoder.layer[0]._forward_hooks
+    torch.testing.assert_close(
+        logits(copied, make_inputs("bert")), logits(model, make_inputs("bert"))
+    )
+
+
 def test_a_ragged_start_is_its_own_dense_teacher() -> None:
     """A model cut before, whose heads share a position bias: the copy still gives its logits."""
     model = make_model("t5")
@@ -253,8 +274,12 @@ def test_a_ragged_start_is_its_own_dense_teacher() -> None:
     neuroprune.shrink_(model, neuroprune.ShrinkPlan({n: v for n, v in cut.items() if n in names}))
     assert neuroprune.anatomy_of(model).attentions[0].num_heads == HEADS - 2
     plain = model.train()(**make_inputs("t5")).loss.detach()
-    taught(model)
+    pruner = taught(model)
     torch.testing.assert_close(model(**make_inputs("t5")).loss.detach(), (1 - WEIGHT) * plain)
+    again = copy_of(model)
+    again.set_attn_implementation("eager")  # whose ragged twin is not registered yet
+    again(**make_inputs("t5"))
+    pruner.detach()
 
 
 @pytest.mark.parametrize("family", ["bert", "t5", "opt"])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,7 +16,7 @@ import neuroprune
 from neuroprune.anatomy import anatomy_of
 from neuroprune.config import L1, ConfigError, NeuroPrune
 from neuroprune.pruner import attach
-from neuroprune.snapshots import folder_name
+from neuroprune.snapshots import folder_name, snapshots_for
 from neuroprune.topology.sparsity import sparsity
 from tests.zoo import inputs_for, logits, make_inputs, make_model
 
@@ -193,6 +195,23 @@ def test_measuring_does_not_change_the_training(tmp_path: Path) -> None:
     assert all(torch.equal(p, q) for p, q in zip(with_it, without, strict=True))
     metrics = json.loads((tmp_path / "a" / "snapshots.json").read_text())[0]["metrics"]
     assert metrics["nothing"] is None
+
+
+def test_pythons_and_numpys_random_numbers_go_on(tmp_path: Path) -> None:
+    draw = np.random.rand
+
+    def noisy(model: Any) -> dict[str, float]:
+        return {"noise": random.random() + draw()}
+
+    after = []
+    for evaluate in (noisy, None):
+        random.seed(0)
+        np.random.seed(0)  # noqa: NPY002
+        snapshots_for(NeuroPrune(target=0.8, snapshots=[0.5]), tmp_path, evaluate).take(
+            make_model("bert"), 0.5, 0.5, 1
+        )
+        after.append((random.random(), draw()))
+    assert after[0] == after[1]
 
 
 def test_a_resumed_run_goes_on_with_its_list(tmp_path: Path) -> None:

@@ -114,8 +114,9 @@ class NeuroPrune(Config):
         if self.redundancy is not None:
             check_choice(self, "redundancy", Redundancy)
         for name in ("repair", "uniform"):
-            if not isinstance(getattr(self, name), bool):
-                raise ConfigError(f"NeuroPrune.{name} must be true or false.")
+            value = getattr(self, name)
+            if not isinstance(value, bool):
+                raise ConfigError(f"NeuroPrune.{name} must be true or false, got {value!r}.")
         check_teacher(self)
         object.__setattr__(self, "snapshots", _snapshots(self.snapshots))
         if self.target is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
@@ -149,7 +148,7 @@ def teacher_for(model: nn.Module, teacher: nn.Module | Path | str) -> nn.Module:
     if isinstance(teacher, nn.Module):
         return teacher
     if teacher == DENSE:
-        return _without_hooks_(copy_of(model))
+        return copy_of(model)
     if teacher == FINETUNED:
         raise ConfigError(
             f"the teacher {FINETUNED!r} is the dense run of an experiment, and there is none here. "
@@ -175,22 +174,12 @@ def teacher_for(model: nn.Module, teacher: nn.Module | Path | str) -> nn.Module:
     return loaded
 
 
-def _without_hooks_(model: nn.Module) -> nn.Module:
-    """Take all hooks away: those of the original would be told what the copy does."""
-    for module in model.modules():
-        for name, hooks in vars(module).items():
-            if name.startswith(("_forward_hooks", "_forward_pre_hooks", "_backward_")) and hooks:
-                if isinstance(hooks, dict):
-                    hooks.clear()
-    return model
-
-
 def _beside(model: nn.Module, teacher: nn.Module) -> nn.Module:
     """The teacher on the student's device and in its precision; a copy where that changes it."""
     device, dtype = device_of(model), next(model.parameters()).dtype
     if all(p.device == device and p.dtype == dtype for p in teacher.parameters()):
         return teacher
-    return copy.deepcopy(teacher).to(device=device, dtype=dtype)
+    return copy_of(teacher).to(device=device, dtype=dtype)
 
 
 def _check_same_question(model: Any, teacher: Any) -> None:

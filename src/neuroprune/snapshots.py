@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -85,9 +88,21 @@ class Snapshots:
             return {}
         device = device_of(model)
         devices = [device] if device.type == "cuda" else []
-        with evaluating(model), torch.random.fork_rng(devices=devices):
+        with evaluating(model), torch.random.fork_rng(devices=devices), _other_random_numbers():
             found = {name: float(value) for name, value in self.evaluate(model).items()}
         return {name: value if math.isfinite(value) else None for name, value in found.items()}
+
+
+@contextmanager
+def _other_random_numbers() -> Iterator[None]:
+    """Python's and numpy's generators go on afterwards as if nothing had drawn from them."""
+    shared = np.random.get_state()  # noqa: NPY002  (the generator that everybody shares)
+    ours = random.getstate()
+    try:
+        yield
+    finally:
+        random.setstate(ours)
+        np.random.set_state(shared)  # noqa: NPY002
 
 
 def wants_snapshots(config: Any) -> bool:

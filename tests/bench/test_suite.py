@@ -19,7 +19,9 @@ from neuroprune.bench.suite import (
     run_suite,
 )
 from neuroprune.config import ConfigError
+from neuroprune.plan import PlanError
 from neuroprune.record import RunRecord
+from neuroprune.tasks import DataError
 
 CONFIG = """
 seeds = [1, 2]
@@ -98,10 +100,13 @@ def test_a_damaged_record_is_made_again(experiments: Path, tmp_path: Path) -> No
     assert len(result.ran) == 1
 
 
-def test_a_failed_job_does_not_stop_the_others(experiments: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", [RuntimeError, DataError, PlanError, OSError])
+def test_a_failed_job_does_not_stop_the_others(
+    error: type[Exception], experiments: Path, tmp_path: Path
+) -> None:
     def run(job: Job, folder: Path) -> RunRecord:
         if job.config.training.seed == 1:
-            raise RuntimeError("the loss became nan")
+            raise error("the loss became nan")
         return _record(job, folder)
 
     todo = list(jobs(find_configs([experiments / "mrpc"]), tmp_path / "results"))

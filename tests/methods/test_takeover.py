@@ -17,7 +17,7 @@ from neuroprune.methods.units import fan_out
 from neuroprune.plan import ShrinkPlan
 from neuroprune.pruner import attach
 from neuroprune.surgery import shrink_
-from tests.methods.loops import train
+from tests.methods.loops import run, started, train
 from tests.zoo import ZOO, inputs_for, logits, make_inputs, make_model
 
 
@@ -103,9 +103,17 @@ def test_parallel_relu_neurons_fold_exactly_whoever_goes() -> None:
 
 
 def halves_of(model: nn.Module) -> tuple[FeatureMoments, FeatureMoments]:
-    first, second = (FeatureMoments(every=2, first=i) for i in range(2))
+    """Both watch the first MLP, in turns."""
+    first, second = FeatureMoments(every=1), FeatureMoments(every=1)
+    second.paused = True
+    layer = anatomy_of(model).mlps[0].down_proj
     for half in (first, second):
-        half.watch([anatomy_of(model).mlps[0].down_proj])
+        half.watch([layer])
+
+    def swap(*_: Any) -> None:
+        first.paused, second.paused = second.paused, first.paused
+
+    layer.register_forward_hook(swap)
     return first, second
 
 
@@ -211,6 +219,20 @@ def test_repair_acts_in_short_runs(steps: int, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("neuroprune.methods.takeover.repair_", watched)
     train("bert", NeuroPrune(target=0.6, repair=True), steps)
     assert seen and all(seen)
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable")
+def test_the_halves_share_no_pass_where_gradients_are_checkpointed() -> None:
+    """Its passes run twice, so that every second one would be the same again."""
+    pruner = started("bert", NeuroPrune(target=0.6, repair=True), 20)
+    pruner.model.gradient_checkpointing_enable()
+    repair = pruner.method.repair
+    run(pruner, "bert", range(4))
+    for block in pruner.anatomy.blocks():
+        first, second = (half.gram(fan_out(block)) for half in repair.halves)
+        assert first is not None and second is not None
+        assert not torch.allclose(first, second)
+    pruner.detach()
 
 
 def test_a_repair_that_cannot_be_is_said() -> None:

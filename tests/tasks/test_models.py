@@ -154,6 +154,22 @@ def test_a_shrunk_model_is_loaded_shrunk(tmp_path):
         load_model_and_tokenizer(tmp_path / "small", config, num_labels=3)
 
 
+def test_a_shrunk_body_gets_the_head_of_the_task(tmp_path):
+    dense = encoder(tmp_path / "dense")
+    body = transformers.AutoModel.from_pretrained(dense)
+    plan = neuroprune.ShrinkPlan(remove_neurons={"encoder.layer.0.mlp": [0, 1, 2]})
+    neuroprune.shrink_(body, plan)
+    words = transformers.AutoTokenizer.from_pretrained(dense)
+    neuroprune.save_pretrained(body.half(), tmp_path / "small", words)
+    config = classification(tmp_path, max_length=32)
+    for labels in (2, 3):
+        model, _ = load_model_and_tokenizer(tmp_path / "small", config, num_labels=labels)
+        assert type(model).__name__ == "BertForSequenceClassification"
+        assert model.classifier.weight.shape[0] == labels
+        assert model.dtype == torch.float32
+        assert neuroprune.anatomy_of(model).mlps[0].d_ff == BERT["intermediate_size"] - 3
+
+
 def test_a_head_of_another_size_is_refused(tmp_path):
     config = classification(tmp_path, max_length=32)
     model, words = load_model_and_tokenizer(encoder(tmp_path / "a"), config, num_labels=2)

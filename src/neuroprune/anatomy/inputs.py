@@ -5,10 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
 
 def sample_inputs(
@@ -89,13 +92,26 @@ def count_flops(model: nn.Module, sample_inputs: Mapping[str, Tensor]) -> int:
     return int(counter.get_total_flops())
 
 
+def _is_surgerys(hook: Any) -> bool:
+    return isinstance(hook, FunctionType) and hook.__module__.startswith("neuroprune.surgery.")
+
+
 def copy_of(model: nn.Module) -> nn.Module:
     """A deep copy that shares nothing with the model, in eval mode.
+
+    Of hooks it has those alone that surgery left, which act on the module they are called with. The
+    others belong to whoever watches the model, and would be told of, or copied with, the copy.
 
     Args:
         model: the model.
     """
-    copied = copy.deepcopy(model)
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        for name, hooks in vars(module).items():
+            if name in _HOOKS:
+                own = {key: hook for key, hook in hooks.items() if _is_surgerys(hook)}
+                memo[id(hooks)] = type(hooks)(own)
+    copied = copy.deepcopy(model, memo)
     for module in copied.modules():
         # What replaced a forward on the instance (accelerate does, for mixed precision) still runs
         # the original's layers; the class's own forward runs those of the copy.

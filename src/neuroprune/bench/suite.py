@@ -16,6 +16,8 @@ from neuroprune.config import ConfigError
 from neuroprune.record import RecordError, RunRecord, write_text_atomic
 from neuroprune.report.names import number
 
+_FAILURES = (RuntimeError, ValueError, ImportError, OSError)  # the library's own, and a full disk
+
 CONFIG_NAME = "config.toml"
 FAILURE_SUFFIX = ".failed.txt"
 _TOLD = 3  # differences between two configurations that a message names
@@ -282,7 +284,7 @@ def run_suite(
         start = time.perf_counter()
         try:
             run(job, folder).save(job.record)
-        except (RuntimeError, ConfigError) as error:  # such as a target this model cannot meet
+        except _FAILURES as error:  # such as a target this model cannot meet, or a full disk
             failed.append((job, str(error)))
             write_text_atomic(job.failure, f"{error}\n")
             say(f"{job.title}: failed: {error}")

@@ -48,8 +48,9 @@ class TrainingResult:
         seconds: wall-clock time of the training; saving is not counted.
         steps: optimizer steps.
         step_seconds: median time of one step.
-        first_loss: mean task loss of the first tenth of the forward passes.
-        last_loss: mean task loss of the last tenth.
+        first_loss: mean loss of the first tenth of the forward passes, as it was trained on: of the
+            task, or mixed with what a teacher adds.
+        last_loss: the same of the last tenth.
         removed: what a method removed, counting the dense model's units.
         reached: what was asked for, as text, and where the model stands.
     """

@@ -90,7 +90,7 @@ class UnitConnectivity:
             mean = x.reshape(-1, x.shape[-1]).float().square().mean(dim=0)
             old = self.activity.get(name)
             rate = 1.0 / min(self.seen + 1, self.horizon)
-            self.activity[name] = mean if old is None else old.to(mean.device).lerp_(mean, rate)
+            self.activity[name] = mean if old is None else old.to(mean).lerp_(mean, rate)
 
     @torch.no_grad()
     def observe_(self, anatomy: Anatomy) -> None:
@@ -121,7 +121,7 @@ class UnitConnectivity:
         for name, x in found.items():
             old = self.fisher.get(name)
             new = x * factor
-            self.fisher[name] = new if old is None else old.to(new.device).lerp_(new, rate)
+            self.fisher[name] = new if old is None else old.to(new).lerp_(new, rate)
 
     @torch.no_grad()
     def of(self, block: Block) -> Tensor:

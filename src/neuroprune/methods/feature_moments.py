@@ -34,7 +34,6 @@ class FeatureMoments:
         every: forward passes per pass that is taken in.
         batches: passes that the running mean remembers.
         rows: positions taken in of one pass.
-        first: passes before the first that is taken in, less than `every`.
 
     Raises:
         ConfigError: a setting is not a positive integer.
@@ -45,16 +44,13 @@ class FeatureMoments:
         >>> moments.gram(anatomy.attentions[0].o_proj)  # doctest: +SKIP
     """
 
-    def __init__(
-        self, every: int = 50, batches: int = 16, rows: int = 2048, first: int = 0
-    ) -> None:
+    def __init__(self, every: int = 50, batches: int = 16, rows: int = 2048) -> None:
         for name, value in (("every", every), ("batches", batches), ("rows", rows)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ConfigError(f"{name} must be a positive integer, got {value!r}.")
         self.every = every
         self.batches = batches
         self.rows = rows
-        self.first = first
         self.paused = False  # while it is, passes are neither taken in nor counted
         self._passes = TrainingPasses()
         self._names: dict[nn.Linear, str] = {}  # of the blocks, for a checkpoint
@@ -185,7 +181,7 @@ class FeatureMoments:
             return
         calls = self._calls.get(linear, 0)
         self._calls[linear] = calls + 1
-        if calls % self.every == self.first:
+        if calls % self.every == 0:
             rows = x.detach().reshape(-1, x.shape[-1])
             if len(rows) > self.rows:
                 # Of its own generator: watching a model must not change how it is trained.

@@ -127,6 +127,7 @@ class MovementUnits(RankedUnits[Movement]):
     @torch.no_grad()
     def observe_(self, anatomy: Anatomy) -> None:
         """Score; keep the gradient from what is masked; give the optimizer the trained weights."""
+        super().observe_(anatomy)
         if self.step >= self.ramp.last:
             return
         scale = loss_scale(self._optimizer)

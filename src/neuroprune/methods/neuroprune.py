@@ -39,7 +39,7 @@ from neuroprune.methods.method import (
     step_sizes,
     trained,
 )
-from neuroprune.methods.redundant_heads import absorb_heads_, redundant_heads
+from neuroprune.methods.redundant_heads import absorb_heads_, redundant_heads, whole_groups
 from neuroprune.methods.target import TargetMethod
 from neuroprune.methods.zeros import ZerosMethod
 from neuroprune.plan import ShrinkPlan
@@ -162,7 +162,8 @@ class NeuroPruneMethod(Method[NeuroPrune]):
         if self._how is Redundancy.WEIGHTS and c.dominating is Dominating.PAPER:
             if block.num_heads < 2:
                 return {}
-            return merge_map(find_dominating(similarity_matrix(block.heads(), c.theta)))
+            merges = merge_map(find_dominating(similarity_matrix(block.heads(), c.theta)))
+            return whole_groups(block, merges)
         gram = self.moments.gram(block.o_proj)
         if self._how is not Redundancy.WEIGHTS and gram is None:
             return {}  # nothing was seen since the last cut

@@ -35,9 +35,10 @@ class Pressure:
 
         w_u <- w_u * max(0, 1 - lambda * p_u * |w_u(0)| / |w_u|),    p_u = waterline / c_u
 
-    c_u is the unit's connectivity, the waterline that of the richest condemned unit, w_u(0) its
-    weights when it was condemned: at lambda = 1/n the richest condemned unit is gone after n
-    steps. lambda is controlled so that what is gone of the condemned grows evenly until the cut.
+    c_u is the unit's connectivity, the waterline that of the richest condemned unit of its block,
+    w_u(0) its weights when it was condemned: at lambda = 1/n that unit is gone after n steps, and
+    p_u is at most 4. lambda is controlled so that what is gone of the condemned grows evenly until
+    the cut.
     """
 
     def __init__(self) -> None:

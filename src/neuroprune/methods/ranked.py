@@ -86,6 +86,10 @@ class RankedUnits(Method[BudgetedT]):
         share = max((g.start - g.kept) / max(g.start, 1e-12) for g in goals)
         self.ramp = self.ramp.every(cut_interval(share, self.ramp.length))
 
+    def observe_(self, anatomy: Anatomy) -> None:
+        """Before the first step, measure what was not measured when the method was set up."""
+        self._measure(anatomy)
+
     def progress(self) -> float:
         """How far on the way to the target the schedule is, in [0, 1]."""
         return self.ramp.progress(self.step)
@@ -93,7 +97,6 @@ class RankedUnits(Method[BudgetedT]):
     @torch.no_grad()
     def prox_(self, anatomy: Anatomy, step_size_of: StepSizeOf) -> None:
         """Count the step, and push."""
-        self._measure(anatomy)
         self.step += 1
         self.push_(anatomy, step_size_of)
 

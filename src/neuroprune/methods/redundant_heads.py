@@ -97,9 +97,7 @@ def redundant_heads(
         target = greedy_dominating_set(similar, strength, importance)
     else:
         target = minimum_dominating_set(similar, strength, importance)
-    merges = merge_map(target)
-    whole = _whole_groups(block, merges)
-    return {i: j for i, j in merges.items() if i in whole}
+    return whole_groups(block, merge_map(target))
 
 
 @torch.no_grad()
@@ -126,7 +124,7 @@ def absorb_heads_(
     """
     if not merges:
         return
-    split = sorted(set(merges) - _whole_groups(block, merges))
+    split = sorted(set(merges) - set(whole_groups(block, merges)))
     if split:
         group = block.num_heads // block.num_kv_heads
         raise ConfigError(
@@ -165,11 +163,20 @@ def _per_head(block: AttentionBlock) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return q, keys, v, o
 
 
-def _whole_groups(block: AttentionBlock, merges: Mapping[int, int]) -> set[int]:
-    """The merged heads whose whole key/value group is merged; all, where every head has its own."""
+def whole_groups(block: AttentionBlock, merges: Mapping[int, int]) -> dict[int, int]:
+    """The merges that take whole key/value groups; all of them, where every head has its own.
+
+    Args:
+        block: the attention.
+        merges: {head that goes: head that takes its place}.
+    """
     group = block.num_heads // max(block.num_kv_heads, 1)
-    gone = set(merges)
-    return {i for i in gone if all(h in gone for h in range(i - i % group, i - i % group + group))}
+
+    def goes(i: int) -> bool:
+        first = i - i % group
+        return all(h in merges for h in range(first, first + group))
+
+    return {i: j for i, j in merges.items() if goes(i)}
 
 
 def _checked(block: AttentionBlock, gram: Tensor | None) -> Tensor:

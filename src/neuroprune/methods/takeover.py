@@ -200,18 +200,15 @@ def fold_neurons_(block: MLPBlock, gone: Tensor, threshold: float) -> None:
 class Repair:
     """Least-squares repair at the last cut, from the training passes of the steps before it.
 
-    Activations are taken in during the last `WINDOW` steps, passes in turn for one of two halves;
-    at cuts in between, what was seen of the units that stay is kept. Each half holds a
-    d_ff x d_ff matrix for every MLP.
+    Activations are taken in during the last `WINDOW` steps, steps in turn for one of two halves
+    (not passes: checkpointed gradients run each twice); at cuts in between, what was seen of the
+    units that stay is kept. Each half holds a d_ff x d_ff matrix for every MLP.
     """
 
     WINDOW: ClassVar[int] = 32
 
     def __init__(self) -> None:
-        self.halves = (
-            FeatureMoments(every=2, batches=_ALL, first=0),
-            FeatureMoments(every=2, batches=_ALL, first=1),
-        )
+        self.halves = tuple(FeatureMoments(every=1, batches=_ALL) for _ in range(2))
 
     def attach(self, anatomy: Anatomy) -> None:
         """Begin to watch what enters the output projections.
@@ -233,8 +230,8 @@ class Repair:
         Args:
             left: optimizer steps until the last cut.
         """
-        for half in self.halves:
-            half.paused = left > self.WINDOW
+        for i, half in enumerate(self.halves):
+            half.paused = left > self.WINDOW or left % 2 != i
             if left < 0:
                 half.remove()
 
@@ -297,7 +294,7 @@ class Repair:
 def repair_(
     anatomy: Anatomy,
     gone: Mapping[str, Tensor],
-    halves: tuple[FeatureMoments, FeatureMoments],
+    halves: Sequence[FeatureMoments],
     ridges: Sequence[float] = (1e-4, 1e-2, 1e-1, 1.0),
 ) -> list[str]:
     """Least-squares repair of every output projection for the units that go.
@@ -311,7 +308,7 @@ def repair_(
     Args:
         anatomy: the model's blocks.
         gone: block name -> mask over its units.
-        halves: second moments of what enters the output projections, on disjoint passes.
+        halves: second moments of what enters the output projections, two, on disjoint passes.
         ridges: dampings to choose from, relative to the mean second moment of what stays.
 
     Returns:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neuroprune.record import write_text_atomic
+
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
@@ -178,8 +180,10 @@ def save(made: Figure, path: Path) -> tuple[Path, Path]:
     svg, png = path.with_name(f"{stem}.svg"), path.with_name(f"{stem}.png")
     drawn = io.StringIO()
     made.savefig(drawn, format="svg", metadata={"Date": None, "Creator": "neuroprune"})
-    svg.write_text(_MARK.sub(_marked, drawn.getvalue()), encoding="utf-8")
-    made.savefig(png, dpi=160, metadata={"Software": "neuroprune"})
+    write_text_atomic(svg, _MARK.sub(_marked, drawn.getvalue()))
+    half = png.with_name(f".{png.name}")
+    made.savefig(half, format="png", dpi=160, metadata={"Software": "neuroprune"})
+    half.replace(png)
     return svg, png
 
 

@@ -41,7 +41,7 @@ class GraphSummary:
 
 
 def _rank(block: _Block) -> float | None:
-    shares = [float(rank["share"]) for rank in block["effective_rank"].values()]
+    shares = [float(rank["share"]) for rank in block["effective_rank"].values() if rank["side"]]
     return statistics.fmean(shares) if shares else None
 
 

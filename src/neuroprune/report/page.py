@@ -130,10 +130,16 @@ def _check_free(out: Path) -> None:
 def _put(figures: Path, place: Path) -> None:
     """Put a folder in the place of another, which goes."""
     place.parent.mkdir(exist_ok=True)
-    if place.exists():
-        place.rename(figures.parent / "old")
+    fresh, old = (place.with_name(f".{place.name}-{what}") for what in ("new", "old"))
+    for left in (fresh, old):  # by a report that was interrupted
+        shutil.rmtree(left, ignore_errors=True)
     if figures.exists():
-        shutil.copytree(figures, place)  # a rename would keep the stage's private mode
+        shutil.copytree(figures, fresh)  # a rename would keep the stage's private mode
+    if place.exists():
+        place.rename(old)
+    if fresh.exists():
+        fresh.rename(place)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _warnings(found: Collection, unfinished: Callable[[Experiment], Sequence[str]]) -> list[str]:

@@ -202,11 +202,7 @@ def _load(where: str, config: TaskConfig, num_labels: int | None) -> Any:
     import transformers
 
     if is_shrunk(where):
-        model = from_pretrained(where)
-        have = model.config.num_labels
-        if num_labels is not None and have != num_labels:
-            raise ModelSourceError(_head_mismatch(where, config, have, num_labels))
-        return model
+        return _load_shrunk(where, config, num_labels)
     settings: dict[str, Any] = {"dtype": torch.float32}
     if num_labels is not None:
         settings["num_labels"] = num_labels
@@ -220,6 +216,21 @@ def _load(where: str, config: TaskConfig, num_labels: int | None) -> Any:
         raise ModelSourceError(
             f"{where} cannot be loaded for {config.kind}: {error} Give a model of a fitting kind."
         ) from error
+
+
+def _load_shrunk(where: str, config: TaskConfig, num_labels: int | None) -> Any:
+    import torch
+    import transformers
+
+    kind = getattr(transformers, _CLASSES[config.task_kind])
+    model = from_pretrained(where, kind, dtype=torch.float32)
+    have = model.config.num_labels
+    if num_labels is None or have == num_labels:
+        return model
+    saved = json.loads((Path(where) / "config.json").read_text(encoding="utf-8"))
+    if type(model).__name__ in (saved.get("architectures") or ()):
+        raise ModelSourceError(_head_mismatch(where, config, have, num_labels))
+    return from_pretrained(where, kind, dtype=torch.float32, num_labels=num_labels)
 
 
 def _head_mismatch(where: str, config: TaskConfig, have: int | None, want: int) -> str:
