@@ -210,6 +210,8 @@ class MovementWeights(RankedWeights[Movement]):
 
         S <- S - w * dL/dw',    w' = w * mask
 
+    Until the mask is final, what it takes may come back, and so may weights that were zero before.
+
     Args:
         config: with a target of `Weights`.
         total_steps: optimizer steps of the whole training; needed.

@@ -25,8 +25,9 @@ RankedT = TypeVar("RankedT", bound=Budgeted | NeuroPrune)
 class RankedWeights(Method[RankedT]):
     """The lowest-ranked weights of the whole model become zero, along a cubic schedule.
 
-    What is zero stays zero. Units that have lost all weights are removed when training ends. A
-    subclass supplies `mask_`, and may push weights in `push_`.
+    What is zero stays zero. Units that can do nothing any more, such as those that have lost all of
+    their outgoing weights, are removed when training ends, which may remove a little more than was
+    asked. A subclass supplies `mask_`, and may push weights in `push_`.
 
     Args:
         config: with a target of `Weights`, begin and end.
