@@ -126,5 +126,5 @@ def check_teacher(owner: object) -> None:
         raise ConfigError(
             f'{type(owner).__name__}.teacher must be "{DENSE}", a directory or a hub name (in an '
             f'experiment also "{FINETUNED}"); pass a model that is in memory as attach(..., '
-            f"teacher=model). Got {value!r}."
+            f"teacher=model). Got {value if isinstance(value, str) else type(value).__name__!r}."
         )

@@ -129,7 +129,7 @@ class NeuroPrune(Config):
         changed = self.changed(_TARGET_ONLY)
         if changed:
             raise ConfigError(
-                f"NeuroPrune.{', '.join(changed)} belong to target mode: give target, too, such "
+                f"only for target mode: NeuroPrune.{', '.join(changed)}. Give target, too, such "
                 "as NeuroPrune(target=0.8)."
             )
 
@@ -137,7 +137,7 @@ class NeuroPrune(Config):
         changed = self.changed((*_PAPER_ONLY, "dominating"))
         if changed:
             raise ConfigError(
-                f"NeuroPrune.{', '.join(changed)} belong to the paper's mode; with a target the "
+                f"only for the paper's mode: NeuroPrune.{', '.join(changed)}; with a target the "
                 "pressure is found while training. Give either the one or the other."
             )
         if not isinstance(self.target[0], Weights) and self.changed(("eps",)):
@@ -193,6 +193,8 @@ _TARGET_ONLY = tuple(
 
 def _snapshots(values: Any) -> tuple[float, ...]:
     try:
+        if isinstance(values, str):
+            raise TypeError
         out = tuple(sorted({Structural(v).sparsity for v in values}))
     except TypeError:
         raise ConfigError(

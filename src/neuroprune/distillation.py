@@ -192,6 +192,12 @@ def _check_same_question(model: Any, teacher: Any) -> None:
         raise ConfigError(
             f"expected a transformers model as teacher, got {type(teacher).__name__}."
         )
+    kind = type(model).__name__
+    if any(words in kind for words in ("QuestionAnswering", "ForPreTraining")):
+        raise ConfigError(
+            f"a teacher is distilled by its logits, and {kind} gives none under that name. Leave "
+            "the teacher out, or train a head with one set of logits."
+        )
     classifies = "Classification" in type(model).__name__
     for name in ("num_labels", "vocab_size") if classifies else ("vocab_size",):
         mine, other = (getattr(m.config, name, None) for m in (model, teacher))

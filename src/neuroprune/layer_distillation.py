@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from neuroprune.anatomy import Anatomy, anatomy_of
 from neuroprune.anatomy.layers import Layer, stacks_of
 from neuroprune.baselines import CoFi
 from neuroprune.choices import Distill
+from neuroprune.config import NeuroPrune
 from neuroprune.core.matching import closest, state_error, teaching_layers
 from neuroprune.distillation import IGNORED, Distillation, argument, predicts_next
 from neuroprune.errors import ConfigError
@@ -23,6 +25,40 @@ from neuroprune.plan import ShrinkPlan
 from neuroprune.settings import Config
 from neuroprune.surgery.linear import kept_index
 from neuroprune.surgery.optimizer_state import Replacement, rebind_
+
+
+def asked_teacher(
+    config: Config, teacher: nn.Module | Path | str | None
+) -> nn.Module | Path | str | None:
+    """The teacher that is asked for, by the call or by the configuration.
+
+    Args:
+        config: the method's.
+        teacher: what `attach` was given, which goes before the configuration.
+
+    Returns:
+        A model, "dense", a directory or a hub name; None without a teacher.
+
+    Raises:
+        ConfigError: the method takes no teacher, or settings of distillation are given without one.
+    """
+    if teacher is not None and isinstance(config, NeuroPrune) and config.target is None:
+        raise ConfigError(
+            "a teacher belongs to target mode: give a target, such as NeuroPrune(target=0.8), or "
+            "leave the teacher out."
+        )
+    asked = getattr(config, "teacher", None) if teacher is None else teacher
+    idle = config.teaching if asked is None and isinstance(config, CoFi) else {}
+    if idle:
+        raise ConfigError(
+            f"CoFi.{', '.join(idle)} would do nothing without a teacher. Leave it out, or give a "
+            'teacher, such as CoFi(teacher="dense").'
+        )
+    if asked is None or isinstance(asked, nn.Module | Path | str):
+        return asked
+    raise ConfigError(
+        f'expected a model, "dense", a directory or a hub name as teacher, got {asked!r}.'
+    )
 
 
 def distillation_for(

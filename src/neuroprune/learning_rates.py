@@ -11,8 +11,9 @@ from torch.optim import Optimizer
 class LearningRates:
     """Scales the learning rates of an optimizer for a step and gives the user's own back.
 
-    Schedulers and logs, which look between steps, never see the scaled ones. Groups without a
-    learning rate of their own (relative steps) are left as they are.
+    Schedulers and logs, which look between steps, never see the scaled ones, unless a step raises
+    and is passed over: then the user's own come back before the next. Groups without a learning
+    rate of their own (relative steps) are left as they are.
 
     Args:
         optimizer: the torch optimizer, not a wrapper.
@@ -20,7 +21,7 @@ class LearningRates:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer = optimizer
-        self._own: list[tuple[dict[str, Any], Any]] = []
+        self._own: list[tuple[dict[str, Any], Any, Any]] = []  # group, its own rate, the scaled
 
     def scale_(self, factor: float) -> None:
         """Multiply every learning rate, until `restore_`.
@@ -32,17 +33,18 @@ class LearningRates:
         if factor == 1.0:
             return
         for group in self.optimizer.param_groups:
-            own = group["lr"]
+            own = group.get("lr")
             if isinstance(own, Tensor):  # a captured step reads this very tensor
-                self._own.append((group, own.clone()))
-                own.mul_(factor)
+                self._own.append((group, own.clone(), own.mul_(factor).clone()))
             elif own is not None:
-                self._own.append((group, own))
                 group["lr"] = own * factor
+                self._own.append((group, own, group["lr"]))
 
     def restore_(self) -> None:
         """Give the user's own learning rates back; nothing happens where none was scaled."""
-        for group, own in self._own:
+        for group, own, scaled in self._own:
+            if not bool(group["lr"] == scaled):
+                continue  # set by a scheduler since, after a step that raised
             if isinstance(own, Tensor):
                 group["lr"].copy_(own)
             else:

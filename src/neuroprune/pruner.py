@@ -15,9 +15,9 @@ from torch.optim import Optimizer
 
 from neuroprune.anatomy import Anatomy, anatomy_of
 from neuroprune.choices import DENSE
-from neuroprune.config import CoFi, Config, ConfigError, NeuroPrune
+from neuroprune.config import Config
 from neuroprune.distillation import Distillation, teacher_for
-from neuroprune.layer_distillation import distillation_for
+from neuroprune.layer_distillation import asked_teacher, distillation_for
 from neuroprune.learning_rates import LearningRates
 from neuroprune.methods import Method, dead_inputs, dead_units, method_for
 from neuroprune.methods.method import StepSizeOf, step_sizes
@@ -25,9 +25,11 @@ from neuroprune.plan import ShrinkPlan
 from neuroprune.snapshots import Evaluate, Snapshots, snapshots_for
 from neuroprune.step_hooks import around_step, is_finite, is_skipped
 from neuroprune.surgery import adopt_, shrink_, unwrap_optimizer
+from neuroprune.trained import count_trained, parameters_of, warn_of_others
 
 STATE_VERSION = 1
 _ATTACHED: WeakSet[Optimizer] = WeakSet()
+_PRUNED: WeakSet[nn.Module] = WeakSet()
 
 
 class NonFiniteError(FloatingPointError):
@@ -85,7 +87,7 @@ def attach(
     """
     chosen = method_for(method, total_steps)
     snapshots = snapshots_for(chosen.config, snapshot_dir, evaluate)
-    asked = _teacher(chosen, teacher)
+    asked = asked_teacher(chosen.config, teacher)
     answers = None if asked is None else teacher_for(model, asked)
     pruner = Pruner(model, optimizer, chosen, snapshots)
     if answers is not None:
@@ -95,29 +97,6 @@ def attach(
             pruner.detach()
             raise
     return pruner
-
-
-def _teacher(
-    method: Method, teacher: nn.Module | Path | str | None
-) -> nn.Module | Path | str | None:
-    config = method.config
-    if teacher is not None and isinstance(config, NeuroPrune) and config.target is None:
-        raise ConfigError(
-            "a teacher belongs to target mode: give a target, such as NeuroPrune(target=0.8), or "
-            "leave the teacher out."
-        )
-    asked = getattr(config, "teacher", None) if teacher is None else teacher
-    idle = config.teaching if asked is None and isinstance(config, CoFi) else {}
-    if idle:
-        raise ConfigError(
-            f"CoFi.{', '.join(idle)} would do nothing without a teacher. Leave it out, or give a "
-            'teacher, such as CoFi(teacher="dense").'
-        )
-    if asked is None or isinstance(asked, nn.Module | Path | str):
-        return asked
-    raise ConfigError(
-        f'expected a model, "dense", a directory or a hub name as teacher, got {asked!r}.'
-    )
 
 
 class Pruner:
@@ -144,7 +123,7 @@ class Pruner:
         self.anatomy: Anatomy = anatomy_of(model)
         self._cut_at_step = -1
         self._rates = LearningRates(self.optimizer)
-        self._held = self._trained()
+        self._held = count_trained(self.optimizer, self.anatomy)
         if not self._held:
             raise PrunerError(
                 "the optimizer trains none of the model's prunable matrices. Make the optimizer "
@@ -152,15 +131,23 @@ class Pruner:
             )
         if self.optimizer in _ATTACHED:
             raise PrunerError("the optimizer has a pruner already; call its finish() first.")
+        if model in _PRUNED:
+            raise PrunerError(
+                "the model has a pruner already, with another optimizer. Call its finish() or "
+                "detach() first, or load the model anew."
+            )
         if any(group.get("maximize") for group in self.optimizer.param_groups):
             raise PrunerError(
                 "the optimizer maximises, which would turn the penalty round. Negate the loss and "
                 "use maximize=False."
             )
+        warn_of_others(self.optimizer, self.anatomy)
         self.method.setup(self.anatomy, self.optimizer)
         adopt_(model, self.anatomy.lineage)  # every checkpoint from now on carries the plan
         self._hooks = around_step(self.optimizer, self._before_step, self._after_step)
+        self._recorded = self._lineage_of()
         _ATTACHED.add(self.optimizer)
+        _PRUNED.add(model)
 
     def teach(self, teacher: nn.Module, is_start: bool = False) -> None:
         """Distil a teacher from now on, as the method's configuration says.
@@ -219,7 +206,9 @@ class Pruner:
         self._warn_if_short()
         self._cut(self.method.last_cut(self.anatomy, self._cut_at_step == self.steps))
         self._cut_at_step = self.steps
-        self.method.zero_small_(self.anatomy, self._step_size_of())
+        held = {p for p in parameters_of(self.optimizer) if p.requires_grad}
+        # Who is trained is enough to know here; optimizers with lr=None have no rate to tell.
+        self.method.zero_small_(self.anatomy, lambda p: 0.0 if p in held else None)
         if self.method.removes_dead_units:
             self._cut(dead_units(self.anatomy))
             self._cut(dead_inputs(self.anatomy))
@@ -240,6 +229,7 @@ class Pruner:
             self._distillation.detach()
             self._distillation = None
         _ATTACHED.discard(self.optimizer)
+        _PRUNED.discard(self.model)
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-ready state: steps, method and its state, and what was cut."""
@@ -269,6 +259,8 @@ class Pruner:
                 model is not the one it was saved with, or a "dense" teacher was not given as a
                 model.
         """
+        if not isinstance(state, Mapping):
+            raise PrunerError(f"expected what state_dict() returned, got {type(state).__name__}.")
         mine = self.state_dict()
         keys = ["state_version", "method", "config"]
         if self.method.settled_at is not None:  # a schedule counts steps
@@ -305,11 +297,16 @@ class Pruner:
             self.method.before_shrink_(plan, self.anatomy)
             shrink_(self.model, plan, self.optimizer)
             self.anatomy = anatomy_of(self.model)
+            self._recorded = self._lineage_of()
             self.removed = self.removed.then(plan)
             self.method.after_shrink_(plan, self.anatomy)
             if self._distillation is not None:
                 self._distillation.after_shrink_(plan)
         return plan
+
+    def _lineage_of(self) -> Any:
+        config: Any = self.model.config
+        return config.neuroprune
 
     def _refuse_finished(self) -> None:
         if not self._hooks:
@@ -317,7 +314,13 @@ class Pruner:
 
     def _warn_if_short(self) -> None:
         settled = self.method.settled_at
-        if settled is not None and self.steps < settled:
+        if not self.steps:
+            warnings.warn(
+                "training ends, and the optimizer that was given to attach() has not made a step. "
+                "Was another one made since, and is it training the model?",
+                stacklevel=3,
+            )
+        elif settled is not None and self.steps < settled:
             warnings.warn(
                 f"training ends after {self.steps} optimizer steps, and the method was to remove "
                 f"until step {settled} of {self.method.total_steps}: the rest goes at once, no "
@@ -367,14 +370,14 @@ class Pruner:
         sizes = cache(lambda: step_sizes(self.optimizer))
         return lambda parameter: sizes().get(parameter)
 
-    def _trained(self) -> int:
-        """How many prunable matrices the optimizer holds; a cut without it would lower this."""
-        held = {p for group in self.optimizer.param_groups for p in group["params"]}
-        return sum(m in held for m in self.anatomy.matrices())
-
     def _check_ready(self, optimizer: Optimizer) -> None:
-        held, self._held = self._held, self._trained()  # layers may be unfrozen on the way
-        if self._held < held:
+        if self._lineage_of() is not self._recorded and self._lineage_of() != self._recorded:
+            raise PrunerError(
+                "the model was cut by hand while a pruner is attached. Let the method cut, or call "
+                "detach(), cut, and attach() again."
+            )
+        held, self._held = self._held, count_trained(self.optimizer, self.anatomy)
+        if self._held < held:  # it may be more: layers may be unfrozen on the way
             raise PrunerError(
                 "the model was cut without its optimizer, which now trains parameters that are "
                 "gone. Pass the optimizer: shrink_(model, plan, optimizer)."

@@ -89,7 +89,13 @@ class Snapshots:
         device = device_of(model)
         devices = [device] if device.type == "cuda" else []
         with evaluating(model), torch.random.fork_rng(devices=devices), _other_random_numbers():
-            found = {name: float(value) for name, value in self.evaluate(model).items()}
+            given = self.evaluate(model)
+            if not isinstance(given, Mapping):
+                raise ConfigError(
+                    'expected evaluate(model) to return names and numbers, such as {"accuracy": '
+                    f"0.9}}, got {given!r}."
+                )
+            found = {name: float(value) for name, value in given.items()}
         return {name: value if math.isfinite(value) else None for name, value in found.items()}
 
 

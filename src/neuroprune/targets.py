@@ -6,25 +6,28 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, ClassVar
 
 from neuroprune.errors import ConfigError
 
 
 def _number(owner: object, name: str, value: Any, low: float, high: float, what: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
         raise ConfigError(f"{type(owner).__name__}: {name} must be a number, got {value!r}.")
-    if not low <= value <= high:
+    number = float(value)
+    if not low <= number <= high:
         raise ConfigError(f"{type(owner).__name__}: {name} must be {what}, got {value!r}.")
-    return float(value)
+    return number
 
 
 def _whole(owner: object, name: str, value: Any, low: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value % 1 != 0:
+    if isinstance(value, bool) or not isinstance(value, Real) or value % 1 != 0:
         raise ConfigError(f"{type(owner).__name__}: {name} must be a whole number, got {value!r}.")
-    if value < low:
+    number = int(float(value))
+    if number < low:
         raise ConfigError(f"{type(owner).__name__}: {name} must be >= {low}, got {value!r}.")
-    return int(value)
+    return number
 
 
 @dataclass(frozen=True)
@@ -49,11 +52,11 @@ class Structural(Target):
     sparsity: float
 
     def __post_init__(self) -> None:
-        value = _number(self, "sparsity", self.sparsity, 0.0, 0.9999, "in [0, 1)")
+        value = _number(self, "sparsity", self.sparsity, 0.0, 0.9999, "in [0, 0.9999]")
         object.__setattr__(self, "sparsity", value)
 
     def __str__(self) -> str:
-        return f"structural:{self.sparsity:g}"
+        return f"structural:{self.sparsity!r}"
 
 
 @dataclass(frozen=True)
@@ -68,11 +71,11 @@ class Weights(Target):
     sparsity: float
 
     def __post_init__(self) -> None:
-        value = _number(self, "sparsity", self.sparsity, 0.0, 0.9999, "in [0, 1)")
+        value = _number(self, "sparsity", self.sparsity, 0.0, 0.9999, "in [0, 0.9999]")
         object.__setattr__(self, "sparsity", value)
 
     def __str__(self) -> str:
-        return f"weights:{self.sparsity:g}"
+        return f"weights:{self.sparsity!r}"
 
 
 @dataclass(frozen=True)
@@ -108,13 +111,13 @@ class _Kept(Target):
     length: int = 128
 
     def __post_init__(self) -> None:
-        value = _number(self, "kept", self.kept, 1e-4, 1.0, "the share to keep, in (0, 1]")
+        value = _number(self, "kept", self.kept, 1e-4, 1.0, "the share to keep, in [0.0001, 1]")
         object.__setattr__(self, "kept", value)
         object.__setattr__(self, "batch", _whole(self, "batch", self.batch, 1))
         object.__setattr__(self, "length", _whole(self, "length", self.length, 1))
 
     def __str__(self) -> str:
-        return f"{self.kind}:{self.kept:g}@{self.batch}x{self.length}"
+        return f"{self.kind}:{self.kept!r}@{self.batch}x{self.length}"
 
 
 @dataclass(frozen=True)
@@ -175,8 +178,8 @@ def parse_target(value: Any) -> Target:
     """
     if isinstance(value, Target):
         return value
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return Structural(value)
+    if isinstance(value, Real) and not isinstance(value, bool):
+        return Structural(float(value))
     match = _FORM.fullmatch(value.strip().lower()) if isinstance(value, str) else None
     kind = (match["kind"] or "structural") if match else ""
     if match is None or kind not in {*_SHAPED, *_PLAIN}:

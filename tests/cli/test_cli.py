@@ -207,18 +207,18 @@ def test_shrink_without_a_plan_keeps_the_outputs(trained: Path, work: Path) -> N
         (["bench", "run", "nowhere"], "no such file or folder"),
         (["train", "-c", "{c}", "--target", "small"], "'small' is no number"),
         (["train", "-c", "{c}", "--target", "size:3"], "'size:3' is no target"),
-        (["train", "-c", "{c}", "--target", "1.5"], "sparsity must be in [0, 1), got 1.5"),
+        (["train", "-c", "{c}", "--target", "1.5"], "sparsity must be in [0, 0.9999], got 1.5"),
         (["train", "-c", "{c}", "--target", "weights:0.8", "--heads", "4"], "Use Structural"),
         (["train", "-c", "{c}", "--target", "heads:4", "--heads", "4"], "which leaves it open"),
         (["train", "-c", "{c}", "--target", "0.8", "--snapshots", "half"], "such as 0.5,0.7,0.8"),
         (["train", "-c", "{c}", "--target", "0.8", "--snapshots", "0.9"], "not below them"),
-        (["train", "-c", "{c}", "--snapshots", "0.5"], "give target, too"),
-        (["train", "-c", "{c}", "--teacher", "dense"], "give target, too"),
+        (["train", "-c", "{c}", "--snapshots", "0.5"], "Give target, too"),
+        (["train", "-c", "{c}", "--teacher", "dense"], "Give target, too"),
         (
             ["train", "-c", "{c}", "--target", "0.8", "--set", "method.alpha=1"],
             "Give either the one or the other",
         ),
-        (["bench", "run", "{c}", "--target", "flops:0"], "the share to keep, in (0, 1]"),
+        (["bench", "run", "{c}", "--target", "flops:0"], "the share to keep, in [0.0001, 1]"),
         (["plot", "nowhere"], "nowhere: no such file or folder"),
         (["plot", "{p}/model"], "expected a RunRecord"),
         (["plot", "{c}"], "expected a JSON file of snapshots"),
@@ -241,6 +241,53 @@ def test_an_error_is_json_where_json_was_asked_for(work: Path) -> None:
     payload = json.loads(result.stdout)
     assert payload["exit_code"] == 2
     assert "no/such/folder" in payload["error"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "-c", "x", "--seed", "-1"], "--seed"),
+        (["inspect", "x", "--bogus"], "--bogus"),
+        (["shrink", "x"], "--out"),
+        (["bench", "run", "--bogus"], "--bogus"),
+    ],
+)
+def test_wrong_usage_is_json_where_json_was_asked_for(arguments: list[str], message: str) -> None:
+    result = invoke(*arguments, "--json", code=2)
+    payload = json.loads(result.stdout)
+    assert payload["exit_code"] == 2
+    assert message in payload["error"]
+    assert message in result.stderr
+
+
+@pytest.mark.parametrize("out", ["afile", "afile/inside"])
+def test_a_place_that_cannot_be_is_refused_before_training(
+    out: str, place: Path, work: Path
+) -> None:
+    (work / "afile").write_text("")
+    run = ("train", "--config", place / "config.toml", "--data-dir", place)
+    result = invoke(*run, "--out", out, code=2)
+    assert "afile is a file" in result.stderr
+    assert "training" not in result.stderr
+
+
+def test_a_second_run_takes_the_first_ones_record_away(
+    trained: Path, place: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped half-way, its dense model would lie beside the record of another."""
+    import shutil
+
+    from neuroprune.bench import runner
+
+    shutil.copytree(trained, work / "again")
+
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner._Experiment, "dense", interrupted)
+    run = ("train", "--config", place / "config.toml", "--data-dir", place)
+    invoke(*run, "--out", "again", code=130)
+    assert not (work / "again/record.json").exists()
 
 
 def test_a_plan_for_another_model(place: Path, work: Path) -> None:

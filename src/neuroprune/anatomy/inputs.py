@@ -40,6 +40,11 @@ def sample_inputs(
         return ids.to(device)
 
     inputs = {"input_ids": draw(length)}
+    kind = type(model).__name__
+    if "MultipleChoice" in kind:  # one choice each, so that so many sequences are read
+        inputs["input_ids"] = inputs["input_ids"].unsqueeze(1)
+    if "SequenceClassification" in kind and getattr(config, "is_encoder_decoder", False):
+        inputs["input_ids"][:, -1] = config.eos_token_id  # where T5 and BART pool
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     if getattr(config, "is_encoder_decoder", False):
         inputs["decoder_input_ids"] = draw(target_length or length)

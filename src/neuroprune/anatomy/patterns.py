@@ -179,8 +179,8 @@ def linear_at(root: nn.Module, path: str) -> nn.Linear:
     if not isinstance(module, nn.Linear) or not plain or not module.weight.is_floating_point():
         raise AnatomyError(
             f"expected an nn.Linear with floating-point weights at {path!r}, got "
-            f"{type(module).__name__}. Merge adapters, de-quantise, and remove parametrisations "
-            "(torch.nn.utils.prune.remove) before pruning."
+            f"{type(module).__module__}.{type(module).__name__}. Merge adapters, de-quantise, and "
+            "remove parametrisations (torch.nn.utils.prune.remove) before pruning."
         )
     return module
 

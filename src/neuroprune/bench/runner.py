@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -73,7 +74,9 @@ def run(
             f"the task {config.task.name!r} has no training split: name one in task.files as train."
         )
     experiment = _Experiment(config, raw, data_dir, progress)
+    _check_place(out)
     experiment.rehearse()
+    (out / "record.json").unlink(missing_ok=True)  # of another run: not beside this dense model
     dense_dir, dense_run = experiment.dense(out, dense)
     pruned_dir = out / "pruned"
     pruned, in_process = experiment.train(config.method, pruned_dir, dense_dir)
@@ -106,6 +109,17 @@ def run(
         environment=environment(threads)
         | ({"device": device} if device not in (None, "cpu") else {}),
     )
+
+
+def _check_place(out: Path) -> None:
+    """Refuse a folder that cannot be made, before anything is trained."""
+    there = out.absolute()
+    while not there.exists():
+        there = there.parent
+    if not there.is_dir():
+        raise ConfigError(f"expected a folder for the run, got {out}: {there} is a file.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"expected a folder that can be written, got {out}: {there} cannot.")
 
 
 class _Experiment:

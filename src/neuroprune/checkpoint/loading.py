@@ -20,6 +20,8 @@ from neuroprune.lineage import Lineage
 from neuroprune.plan import PlanError
 from neuroprune.surgery import adopt_, reshape_
 
+_OF_THE_HUB = {"revision", "token", "cache_dir", "local_files_only", "force_download"}
+
 
 def from_pretrained(directory: Path | str, model_class: Any = None, **kwargs: Any) -> Any:
     """Load what `save_pretrained` (or a Trainer checkpoint written after a cut) holds.
@@ -29,7 +31,9 @@ def from_pretrained(directory: Path | str, model_class: Any = None, **kwargs: An
         model_class: class to load into, where it is not the one that was saved: a model class of
             the same family, or an Auto class.
         **kwargs: passed on to `model_class.from_pretrained` (dtype, device_map,
-            attn_implementation, settings of the config such as num_labels, and so on).
+            attn_implementation, settings of the config such as num_labels, and so on). What is
+            about a hub repository (revision, token, cache_dir, local_files_only, force_download)
+            chooses what is downloaded, and `subfolder` is a folder inside.
 
     Returns:
         The model, in eval mode, ready to use, train or prune further.
@@ -41,7 +45,8 @@ def from_pretrained(directory: Path | str, model_class: Any = None, **kwargs: An
     Example:
         >>> model = neuroprune.from_pretrained("out/")  # doctest: +SKIP
     """
-    directory = _local(directory)
+    directory = _local(directory, {k: kwargs.pop(k) for k in _OF_THE_HUB & kwargs.keys()})
+    directory = directory / str(kwargs.pop("subfolder", None) or "")
     settings = read_json(directory / "config.json")
     lineage, layout = _read_plan(directory, settings)
     if {"config", "state_dict", "output_loading_info"} & kwargs.keys():
@@ -71,7 +76,7 @@ def from_pretrained(directory: Path | str, model_class: Any = None, **kwargs: An
     return loaded
 
 
-def _local(directory: Path | str) -> Path:
+def _local(directory: Path | str, hub: Mapping[str, Any]) -> Path:
     path = Path(directory)
     if path.is_dir():
         return path
@@ -81,7 +86,7 @@ def _local(directory: Path | str) -> Path:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        return Path(snapshot_download(directory, etag_timeout=3))
+        return Path(snapshot_download(directory, etag_timeout=3, **hub))
     except (OSError, HFValidationError) as error:  # all of the hub's errors are one of these
         raise CheckpointError(
             f"{directory} is neither a local directory nor a hub repository that can be reached: "
@@ -185,6 +190,8 @@ def _class_for(model_class: Any, config: Any) -> Any:
             )
         found = mapping[type(config)]
         return found[0] if isinstance(found, tuple) else found
+    if not isinstance(model_class, type):
+        raise CheckpointError(f"expected a class as model_class, got {model_class!r}.")
     expected = getattr(getattr(model_class, "config_class", None), "model_type", None)
     if expected != config.model_type:
         raise CheckpointError(
@@ -216,5 +223,7 @@ def _load(model_class: Any, directory: Path, config: Any, kwargs: dict[str, Any]
         raise CheckpointError(f"{directory}: {error}") from error
     except (RuntimeError, OSError) as error:
         raise CheckpointError(
-            f"{directory}: the weights do not fit the plan and config saved beside them: {error}"
+            f"{directory}: the weights do not fit the plan and config saved beside them, or the "
+            "settings that were given (ignore_mismatched_sizes=True makes a head of another size "
+            f"anew): {error}"
         ) from error

@@ -43,6 +43,12 @@ def save_pretrained(model: nn.Module, directory: Path | str, tokenizer: Any = No
     Example:
         >>> neuroprune.save_pretrained(model, "out/", tokenizer)  # doctest: +SKIP
     """
+    if not str(directory):
+        raise CheckpointError("expected a directory to save into, got an empty name.")
+    if tokenizer is not None and not hasattr(tokenizer, "save_pretrained"):
+        raise CheckpointError(
+            f"expected a tokenizer or processor that can be saved, got {tokenizer!r}."
+        )
     directory = Path(directory)
     anatomy, family = anatomy_of(model), family_of(model)
     if directory.exists() and not directory.is_dir():

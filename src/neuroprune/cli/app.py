@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from neuroprune.cli.bench import bench
+from neuroprune.cli.console import JsonGroup
 from neuroprune.cli.evaluate import evaluate
 from neuroprune.cli.inspect import inspect
 from neuroprune.cli.plot import plot
@@ -16,6 +17,7 @@ from neuroprune.cli.train import train
 
 app = typer.Typer(
     name="neuroprune",
+    cls=JsonGroup,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,

@@ -14,12 +14,13 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ParamSpec
 
 import typer
+import typer.core
 from rich.console import Console, RenderableType
 
 P = ParamSpec("P")
@@ -132,6 +133,37 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(code) from error
 
     return run
+
+
+class JsonGroup(typer.core.TyperGroup):
+    """Commands whose usage errors are JSON, too, where --json is among the arguments."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """As typer's; a wrong option or value is also one document on standard output."""
+        given = list(sys.argv[1:] if args is None else args)
+        if not standalone_mode or "--json" not in given:
+            return super().main(
+                args, prog_name, complete_var, standalone_mode, windows_expand_args, **extra
+            )
+        try:
+            code = super().main(args, prog_name, complete_var, False, windows_expand_args, **extra)
+        except Exception as error:
+            # typer carries a click of its own: its errors are told by what they can do.
+            wrong: Any = error
+            if not (hasattr(wrong, "format_message") and hasattr(wrong, "exit_code")):
+                raise
+            wrong.show()
+            print(json.dumps({"error": wrong.format_message(), "exit_code": wrong.exit_code}))
+            sys.exit(wrong.exit_code)
+        sys.exit(code if isinstance(code, int) else 0)
 
 
 def loader(directory: Path) -> str:

@@ -23,6 +23,11 @@ class _Events:
         snapshot_dir: Path | str | None = None,
         evaluate: Evaluate | None = None,
     ) -> None:
+        if not isinstance(method, Config | Method):
+            raise ConfigError(
+                "expected the configuration of a method, such as NeuroPruneCallback(NeuroPrune("
+                f"target=0.8)), got {method!r}."
+            )
         self.method = method
         self.teacher = teacher
         self.snapshot_dir = snapshot_dir

@@ -17,7 +17,7 @@ from neuroprune.core.allocation import lowest_scores
 from neuroprune.core.importance import mean_square_per_unit
 from neuroprune.methods.goals import achieved
 from neuroprune.methods.masks import ZeroMask, magnitude
-from neuroprune.methods.method import Method, StepSizeOf, schedule_length
+from neuroprune.methods.method import Method, StepSizeOf, schedule_length, step_sizes
 from neuroprune.methods.units import plan_of
 from neuroprune.plan import ShrinkPlan
 
@@ -54,7 +54,13 @@ class MagnitudeMethod(Method[Magnitude]):
         return round(self.config.end * self.schedule_steps)
 
     def setup(self, anatomy: Anatomy, optimizer: Optimizer) -> None:
-        """Take what is zero already as masked."""
+        """Take what is zero already as masked.
+
+        Raises:
+            ConfigError: single weights are masked, and the optimizer has no learning rates.
+        """
+        if self.config.structure is Structure.WEIGHTS:
+            step_sizes(optimizer)
         self._remember_zeros(anatomy)
 
     def scheduled(self) -> float:

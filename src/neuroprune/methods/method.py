@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from numbers import Integral
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
@@ -187,7 +188,8 @@ class Method(Generic[ConfigT]):
 
         Args:
             anatomy: the model's blocks.
-            step_size_of: parameter -> its learning rate, None where it is not trained.
+            step_size_of: parameter -> a number, None where it is not trained; training is over,
+                so that the number is no rate.
         """
         if self.eps > 0.0:
             for matrix in trained(tuple(anatomy.matrices()), step_size_of):
@@ -215,8 +217,9 @@ def schedule_length(total_steps: int | None, why: str) -> int:
     Raises:
         ConfigError: it is missing or below 1.
     """
-    if total_steps and total_steps >= 1:
-        return total_steps
+    whole = isinstance(total_steps, Integral) and not isinstance(total_steps, bool)
+    if total_steps is not None and whole and total_steps >= 1:
+        return int(total_steps)
     raise ConfigError(
         f"{why} needs the length of the training: attach(..., total_steps=N) with N >= 1, got "
         f"{total_steps!r}. N is the number of optimizer steps: epochs * ceil(examples / (batch "
@@ -250,7 +253,7 @@ def step_sizes(optimizer: Optimizer) -> dict[Tensor, float]:
         ConfigError: it has none, since the optimizer chooses its own steps.
     """
     groups = optimizer.param_groups
-    if any(group["lr"] is None for group in groups):
+    if any(group.get("lr") is None for group in groups):
         raise ConfigError(
             f"{type(optimizer).__name__} chooses its own steps (lr=None), and what acts beside "
             "them needs to know them: proximal steps, masks, a teacher of layers. Give a learning "

@@ -100,10 +100,11 @@ def _check_length(target: Flops | Latency, anatomy: Anatomy) -> None:
     try:
         with evaluating(anatomy.model):
             anatomy.model(**sample_inputs(anatomy.model, 1, target.length))
-    except (RuntimeError, IndexError) as error:
+    except (RuntimeError, IndexError, ValueError) as error:
         raise ConfigError(
-            f"{target}: the model cannot read {target.length} tokens ({str(error).splitlines()[0]})"
-            f". Give a shorter length, such as {target.kind}:{target.kept:g}@{target.batch}x32."
+            f"{target}: the model cannot be run on {target.length} tokens "
+            f"({str(error).splitlines()[0]}). Give a length that it can read, such as "
+            f"{target.kind}:{target.kept!r}@{target.batch}x{max(target.length // 2, 1)}."
         ) from error
 
 
@@ -207,8 +208,8 @@ def _meet(
     elif not later and surplus < -CLOSE * goal.start:
         # What is cut stays cut: rather wait than go too far.
         nothing = needed, {b.name: torch.zeros_like(gone[b.name]) for b in blocks}
-        near = [t for t in (*tried, nothing) if t[0] >= -CLOSE * goal.start]
-        marked = min(near, key=lambda t: t[0])[1]
+        near = [t for t in tried if t[0] >= -CLOSE * goal.start]
+        marked = min(near, key=lambda t: t[0], default=nothing)[1]
     gone |= marked
 
 

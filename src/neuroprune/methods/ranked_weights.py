@@ -15,7 +15,7 @@ from neuroprune.config import NeuroPrune, Weights
 from neuroprune.control.schedule import Ramp, cut_interval
 from neuroprune.methods.goals import achieved, check_weights
 from neuroprune.methods.masks import ZeroMask
-from neuroprune.methods.method import Method, StepSizeOf, schedule_length
+from neuroprune.methods.method import Method, StepSizeOf, schedule_length, step_sizes
 from neuroprune.plan import ShrinkPlan
 from neuroprune.targeted import Budgeted
 
@@ -70,7 +70,12 @@ class RankedWeights(Method[RankedT]):
         """
 
     def setup(self, anatomy: Anatomy, optimizer: Optimizer) -> None:
-        """Refuse what cannot be reached; what is zero already stays zero."""
+        """Refuse what cannot be reached; what is zero already stays zero.
+
+        Raises:
+            ConfigError: the target is out of reach, or the optimizer has no learning rates.
+        """
+        step_sizes(optimizer)
         check_weights(self.target, anatomy)
         self._mask.remember(anatomy)
 

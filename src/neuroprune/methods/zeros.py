@@ -45,8 +45,8 @@ class ZerosMethod(RankedWeights[NeuroPrune]):
         given = config.changed(_NEEDS_UNITS)
         if given:
             raise ConfigError(
-                f"NeuroPrune.{', '.join(given)} are about whole heads and neurons, a weight "
-                "sparsity about single weights. Use a structural target, such as target=0.8."
+                f"only for whole heads and neurons: NeuroPrune.{', '.join(given)}; a weight "
+                "sparsity is about single weights. Use a structural target, such as target=0.8."
             )
 
     def mask_(self, anatomy: Anatomy, step_size_of: StepSizeOf, gone: int) -> None:

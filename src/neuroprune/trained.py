@@ -1,0 +1,49 @@
+"""What an optimizer trains of a model, and whether pruning can work with it."""
+
+from __future__ import annotations
+
+import warnings
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from neuroprune.anatomy import Anatomy
+
+
+def parameters_of(optimizer: Optimizer) -> set[Tensor]:
+    """Every parameter that an optimizer holds.
+
+    Args:
+        optimizer: the torch optimizer, not a wrapper.
+    """
+    return {p for group in optimizer.param_groups for p in group["params"]}
+
+
+def count_trained(optimizer: Optimizer, anatomy: Anatomy) -> int:
+    """How many prunable matrices an optimizer holds.
+
+    Args:
+        optimizer: the torch optimizer, not a wrapper.
+        anatomy: the model's blocks.
+    """
+    held = parameters_of(optimizer)
+    return sum(matrix in held for matrix in anatomy.matrices())
+
+
+def warn_of_others(optimizer: Optimizer, anatomy: Anatomy) -> None:
+    """Warn of parameters that a cut would replace, and that another optimizer may train.
+
+    Args:
+        optimizer: the torch optimizer, not a wrapper.
+        anatomy: the model's blocks.
+    """
+    held = parameters_of(optimizer)
+    layers = [(block.name, layer) for block in anatomy.blocks() for layer in block.linears()]
+    loose = {n for n, x in layers for p in x.parameters() if p.requires_grad and p not in held}
+    if loose:
+        warnings.warn(
+            f"layers of {', '.join(sorted(loose))} require gradients, and this optimizer does not "
+            "train all of them. If another one does, it will go on with parameters that a cut has "
+            "replaced: put them into this one, or freeze them with requires_grad_(False).",
+            stacklevel=4,
+        )
