@@ -371,16 +371,16 @@ class Pruner:
         return lambda parameter: sizes().get(parameter)
 
     def _check_ready(self, optimizer: Optimizer) -> None:
-        if self._lineage_of() is not self._recorded and self._lineage_of() != self._recorded:
-            raise PrunerError(
-                "the model was cut by hand while a pruner is attached. Let the method cut, or call "
-                "detach(), cut, and attach() again."
-            )
         held, self._held = self._held, count_trained(self.optimizer, self.anatomy)
         if self._held < held:  # it may be more: layers may be unfrozen on the way
             raise PrunerError(
                 "the model was cut without its optimizer, which now trains parameters that are "
                 "gone. Pass the optimizer: shrink_(model, plan, optimizer)."
+            )
+        if self._lineage_of() is not self._recorded and self._lineage_of() != self._recorded:
+            raise PrunerError(
+                "the model was cut by hand while a pruner is attached. Let the method cut, or call "
+                "detach(), cut, and attach() again."
             )
         gradients = [p.grad for g in optimizer.param_groups for p in g["params"]]
         filled = [g for g in gradients if g is not None and g.numel()]
