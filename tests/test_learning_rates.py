@@ -126,5 +126,5 @@ def test_growth_is_a_number_between_0_and_1(value: Any) -> None:
 
 
 def test_growth_belongs_to_target_mode() -> None:
-    with pytest.raises(ConfigError, match="only for target mode: NeuroPrune.lr_growth"):
+    with pytest.raises(ConfigError, match=r"only for target mode: NeuroPrune\.lr_growth"):
         NeuroPrune(lr_growth=0.2)

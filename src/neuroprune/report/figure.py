@@ -199,7 +199,8 @@ def write_labels(
 ) -> None:
     """Write every text where it covers neither a point, nor a line, nor another text.
 
-    Call it last: it measures the plot as it stands. The margin on the right is free for texts.
+    A thin line leads to one that had to go far. Call it last: it measures the plot as it stands.
+    The margin on the right is free for texts.
 
     Args:
         axes: the plot, whose limits are fixed from now on.
@@ -237,6 +238,27 @@ def write_labels(
         dx, dy, box = places[costs.index(min(costs))]  # the first of the best: the nearest
         text.set_position((dx / pixels, dy / pixels))
         taken.append(box)
+        if costs.index(min(costs)) >= _FAR:
+            _lead(axes, label, (dx / pixels, dy / pixels), extent.width / pixels / 2)
+
+
+def _lead(axes: Axes, label: Label, middle: tuple[float, float], half: float) -> None:
+    """A thin line from a point to the nearer end of its text; offsets in points."""
+    x, y = middle
+    end = x - half if x > half else x + half if x < -half else x
+    axes.annotate(
+        "",
+        (label.x, label.y),
+        xytext=(end, y),
+        textcoords="offset points",
+        arrowprops={
+            "arrowstyle": "-",
+            "color": _ink(label.color),
+            "linewidth": 0.6,
+            "shrinkA": 1.0,
+            "shrinkB": 4.0,
+        },
+    )
 
 
 def _ink(color: str) -> tuple[float, ...]:
@@ -245,6 +267,9 @@ def _ink(color: str) -> tuple[float, ...]:
 
 
 _Box = tuple[float, float, float, float]
+
+
+_FAR = 3 * 8  # places of the first three gaps
 
 
 def _places(width: float, height: float, pixels: float) -> Iterator[tuple[float, float]]:
