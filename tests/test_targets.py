@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +13,7 @@ from neuroprune import Flops, Heads, Latency, NeuroPrune, Parameters, Structural
 from neuroprune.config import ConfigError
 from neuroprune.targets import Target, parse_target
 
-share = st.floats(0.01, 0.99).map(lambda x: round(x, 4))
+share = st.floats(0.01, 0.99)
 count = st.integers(1, 10**9)
 shape = st.tuples(share, st.integers(1, 64), st.integers(1, 512))
 targets = st.one_of(
@@ -43,6 +44,8 @@ def test_the_text_of_a_target_is_read_back(target: Target) -> None:
         ("flops:0.25", Flops(0.25, batch=1, length=128)),
         (" Latency:0.3@32x64 ", Latency(0.3, batch=32, length=64)),
         ("heads:24", Heads(24)),
+        (np.float32(0.5), Structural(0.5)),
+        (np.int64(0), Structural(0.0)),
     ],
 )
 def test_what_may_be_written(written: Any, meant: Target) -> None:

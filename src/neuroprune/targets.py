@@ -30,6 +30,12 @@ def _whole(owner: object, name: str, value: Any, low: int) -> int:
     return number
 
 
+def _text(value: float) -> str:
+    """As short as it can be read back."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
+
+
 @dataclass(frozen=True)
 class Target:
     """Base of all targets. `str(target)` is what `parse_target` reads back."""
@@ -56,7 +62,7 @@ class Structural(Target):
         object.__setattr__(self, "sparsity", value)
 
     def __str__(self) -> str:
-        return f"structural:{self.sparsity!r}"
+        return f"structural:{_text(self.sparsity)}"
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,7 @@ class Weights(Target):
         object.__setattr__(self, "sparsity", value)
 
     def __str__(self) -> str:
-        return f"weights:{self.sparsity!r}"
+        return f"weights:{_text(self.sparsity)}"
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,7 @@ class _Kept(Target):
         object.__setattr__(self, "length", _whole(self, "length", self.length, 1))
 
     def __str__(self) -> str:
-        return f"{self.kind}:{self.kept!r}@{self.batch}x{self.length}"
+        return f"{self.kind}:{_text(self.kept)}@{self.batch}x{self.length}"
 
 
 @dataclass(frozen=True)

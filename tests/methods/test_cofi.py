@@ -305,7 +305,7 @@ def test_the_state_of_another_model_is_refused() -> None:
         ({"target": [0.5, "heads:3"]}, "structural sparsity"),
         ({"target": "weights:0.5"}, "single weights"),
         ({"target": None}, "structural sparsity"),
-        ({"target": 1.0}, r"in \[0, 1\)"),
+        ({"target": 1.0}, r"in \[0, 0\.9999\]"),
         ({"begin": 0.7}, "before end"),
         ({"warm": 0.01}, r"CoFi.warm .* in \[0.05, 0.6\]"),
         ({"warm": 0.9}, r"CoFi.warm .* in \[0.05, 0.6\]"),

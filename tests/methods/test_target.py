@@ -384,8 +384,8 @@ def test_targets_are_met_with_redundancy_and_repair(family: str, redundancy: str
         ("parameters:10", "reachable"),
         ("parameters:99999999", "reachable"),
         ("flops:0.0002@1x16", "reachable"),
-        ("flops:0.5", "cannot read 128 tokens"),
-        ("latency:0.5", "cannot read 128 tokens"),
+        ("flops:0.5", "cannot be run on 128 tokens"),
+        ("latency:0.5", "cannot be run on 128 tokens"),
         ("heads:99", "reachable is 0 to 8"),
     ],
 )

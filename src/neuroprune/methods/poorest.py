@@ -104,7 +104,7 @@ def _check_length(target: Flops | Latency, anatomy: Anatomy) -> None:
         raise ConfigError(
             f"{target}: the model cannot be run on {target.length} tokens "
             f"({str(error).splitlines()[0]}). Give a length that it can read, such as "
-            f"{target.kind}:{target.kept!r}@{target.batch}x{max(target.length // 2, 1)}."
+            f"{target.kind}:{target.kept:g}@{target.batch}x{max(target.length // 2, 1)}."
         ) from error
 
 
