@@ -7,6 +7,12 @@ import pytest
 import neuroprune
 
 NAMES = {
+    "AnatomyError",
+    "CheckpointError",
+    "ConfigError",
+    "NonFiniteError",
+    "PlanError",
+    "PrunerError",
     "CoFi",
     "DSP",
     "Fisher",

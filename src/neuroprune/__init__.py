@@ -17,6 +17,7 @@ from neuroprune.config import (
     DSP,
     L1,
     CoFi,
+    ConfigError,
     Fisher,
     Flops,
     Heads,
@@ -29,12 +30,12 @@ from neuroprune.config import (
     Structural,
     Weights,
 )
-from neuroprune.plan import ShrinkPlan
+from neuroprune.plan import PlanError, ShrinkPlan
 
 if TYPE_CHECKING:
-    from neuroprune.anatomy import anatomy_of
-    from neuroprune.checkpoint import from_pretrained, save_pretrained
-    from neuroprune.pruner import attach
+    from neuroprune.anatomy import AnatomyError, anatomy_of
+    from neuroprune.checkpoint import CheckpointError, from_pretrained, save_pretrained
+    from neuroprune.pruner import NonFiniteError, PrunerError, attach
     from neuroprune.surgery import shrink_
 
     NeuroPruneCallback: Any
@@ -42,7 +43,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _LAZY = {
+    "AnatomyError": "neuroprune.anatomy",
+    "CheckpointError": "neuroprune.checkpoint",
     "NeuroPruneCallback": "neuroprune.integrations",
+    "NonFiniteError": "neuroprune.pruner",
+    "PrunerError": "neuroprune.pruner",
     "anatomy_of": "neuroprune.anatomy",
     "attach": "neuroprune.pruner",
     "from_pretrained": "neuroprune.checkpoint",
@@ -53,7 +58,10 @@ _LAZY = {
 __all__ = [
     "DSP",
     "L1",
+    "AnatomyError",
+    "CheckpointError",
     "CoFi",
+    "ConfigError",
     "Fisher",
     "Flops",
     "Heads",
@@ -62,8 +70,11 @@ __all__ = [
     "Movement",
     "NeuroPrune",
     "NeuroPruneCallback",
+    "NonFiniteError",
     "Parameters",
+    "PlanError",
     "ProximalGroup",
+    "PrunerError",
     "ShrinkPlan",
     "Structural",
     "Weights",

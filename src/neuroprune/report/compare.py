@@ -26,11 +26,6 @@ class Verdict(StrEnum):
     WORSE = "worse"
     OPEN = "open"  # fewer than three pairs: too little to tell a difference from chance
 
-    @property
-    def at_least_as_good(self) -> bool:
-        """Within one standard error, or beyond it on the good side."""
-        return self in (Verdict.BETTER, Verdict.LEVEL)
-
 
 @dataclass(frozen=True)
 class Comparison:
