@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -273,23 +274,40 @@ def test_saving_to_a_file_is_refused(tmp_path: Path) -> None:
         neuroprune.save_pretrained(make_model("bert"), tmp_path / "file")
 
 
+def save_while_moves_fail(
+    saved: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fails: Callable[[Path, Path], bool],
+    told: str = "Nothing that was there has changed",
+) -> dict[str, bytes]:
+    """Save over a model while some files cannot be moved; what was there before."""
+    before = {f.name: f.read_bytes() for f in saved.iterdir()}
+    replace = Path.replace
+
+    def refuses(self: Path, target: Any) -> Any:
+        if fails(self, Path(target)):
+            raise OSError(errno.EIO, "Input/output error")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", refuses)
+    with pytest.raises(CheckpointError, match=told):
+        neuroprune.save_pretrained(make_model("bert", seed=5), saved)
+    monkeypatch.undo()
+    return before
+
+
 def test_an_error_while_moving_puts_the_old_files_back(
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = {f.name: f.read_bytes() for f in saved.iterdir()}
-    replace, moved = Path.replace, []
+    moved: list[Path] = []
 
-    def fails_late(self: Path, target: Any) -> Any:
-        if Path(target).parent == saved and "old" not in self.parts:
+    def fails_late(file: Path, target: Path) -> bool:
+        if target.parent == saved and "old" not in file.parts:
             moved.append(target)
-            if len(moved) == 2:
-                raise OSError(errno.EIO, "Input/output error")
-        return replace(self, target)
+            return len(moved) == 2
+        return False
 
-    monkeypatch.setattr(Path, "replace", fails_late)
-    with pytest.raises(CheckpointError, match="Nothing that was there has changed"):
-        neuroprune.save_pretrained(make_model("bert", seed=5), saved)
-    monkeypatch.undo()
+    before = save_while_moves_fail(saved, monkeypatch, fails_late)
     assert {f.name: f.read_bytes() for f in saved.iterdir()} == before
     neuroprune.from_pretrained(saved)
 
@@ -298,36 +316,16 @@ def test_an_error_while_moving_puts_the_old_files_back(
 def test_an_old_file_that_cannot_be_moved_stays(
     refused: str, saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = {f.name: f.read_bytes() for f in saved.iterdir()}
-    replace = Path.replace
-
-    def refuses(self: Path, target: Any) -> Any:
-        if self == saved / refused:
-            raise OSError(errno.EPERM, "Operation not permitted")
-        return replace(self, target)
-
-    monkeypatch.setattr(Path, "replace", refuses)
-    with pytest.raises(CheckpointError, match="Nothing that was there has changed"):
-        neuroprune.save_pretrained(make_model("bert", seed=5), saved)
-    monkeypatch.undo()
+    before = save_while_moves_fail(saved, monkeypatch, lambda file, _: file == saved / refused)
     assert {f.name: f.read_bytes() for f in saved.iterdir()} == before
 
 
 def test_old_files_that_cannot_be_put_back_are_kept(
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = {f.name: f.read_bytes() for f in saved.iterdir()}
-    replace = Path.replace
-
-    def refuses(self: Path, target: Any) -> Any:
-        if Path(target) == saved / "model.safetensors":
-            raise OSError(errno.EIO, "Input/output error")
-        return replace(self, target)
-
-    monkeypatch.setattr(Path, "replace", refuses)
-    with pytest.raises(CheckpointError, match=r"model.safetensors of the old model are in .*old"):
-        neuroprune.save_pretrained(make_model("bert", seed=5), saved)
-    monkeypatch.undo()
+    weights = saved / "model.safetensors"
+    told = r"model.safetensors of the old model are in .*old"
+    before = save_while_moves_fail(saved, monkeypatch, lambda _, to: to == weights, told)
     (kept,) = saved.glob(".neuroprune-*/old/model.safetensors")
     assert kept.read_bytes() == before.pop("model.safetensors")
     assert {f.name: f.read_bytes() for f in saved.iterdir() if f.is_file()} == before

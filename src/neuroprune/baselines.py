@@ -15,6 +15,7 @@ from neuroprune.choices import (
     Training,
     check_choice,
     check_finite,
+    check_flag,
     check_teacher,
 )
 from neuroprune.errors import ConfigError
@@ -207,10 +208,7 @@ class CoFi(Budgeted):
         check_finite(self, "temperature", 1e-3)
         check_finite(self, "layer_weight", 0.0, 1.0)
         for name in ("ordered", "hidden"):
-            if not isinstance(getattr(self, name), bool):
-                raise ConfigError(
-                    f"CoFi.{name} must be true or false, got {getattr(self, name)!r}."
-                )
+            check_flag(self, name)
         if self.teacher_layers is not None:
             object.__setattr__(self, "teacher_layers", _layer_numbers(self.teacher_layers))
         idle = [n for n in _OF_LAYERS if getattr(self, n) != default_of(type(self), n)]
@@ -357,7 +355,4 @@ class Fisher(Targeted):
         if self.batches != int(self.batches):
             raise ConfigError(f"Fisher.batches must be a whole number, got {self.batches!r}.")
         for name in ("rearrange", "tune"):
-            if not isinstance(getattr(self, name), bool):
-                raise ConfigError(
-                    f"Fisher.{name} must be true or false, got {getattr(self, name)!r}."
-                )
+            check_flag(self, name)

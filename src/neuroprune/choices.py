@@ -99,6 +99,17 @@ def check_finite(owner: object, name: str, low: float, high: float = math.inf) -
         )
 
 
+def check_flag(owner: object, name: str) -> None:
+    """Refuse a field of a configuration that is neither true nor false.
+
+    Raises:
+        ConfigError: the value is something else.
+    """
+    value = getattr(owner, name)
+    if not isinstance(value, bool):
+        raise ConfigError(f"{type(owner).__name__}.{name} must be true or false, got {value!r}.")
+
+
 def check_choice(owner: object, name: str, kind: type[StrEnum]) -> None:
     """Map a field given as a string to its typed choice, once.
 

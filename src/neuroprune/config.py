@@ -24,6 +24,7 @@ from neuroprune.choices import (
     Structure,
     check_choice,
     check_finite,
+    check_flag,
     check_teacher,
 )
 from neuroprune.errors import ConfigError
@@ -114,9 +115,7 @@ class NeuroPrune(Config):
         if self.redundancy is not None:
             check_choice(self, "redundancy", Redundancy)
         for name in ("repair", "uniform"):
-            value = getattr(self, name)
-            if not isinstance(value, bool):
-                raise ConfigError(f"NeuroPrune.{name} must be true or false, got {value!r}.")
+            check_flag(self, name)
         check_teacher(self)
         object.__setattr__(self, "snapshots", _snapshots(self.snapshots))
         if self.target is None:

@@ -18,6 +18,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from neuroprune.choices import check_flag
 from neuroprune.config import (
     METHODS,
     Config,
@@ -62,12 +63,6 @@ def _integer(owner: object, name: str, low: int) -> None:
         raise ConfigError(
             f"{type(owner).__name__}.{name} must be an integer >= {low}, got {value!r}."
         )
-
-
-def _boolean(owner: object, name: str) -> None:
-    value = getattr(owner, name)
-    if not isinstance(value, bool):
-        raise ConfigError(f"{type(owner).__name__}.{name} must be true or false, got {value!r}.")
 
 
 def _text(owner: object, name: str) -> None:
@@ -170,7 +165,7 @@ class TrainingConfig(Config):
         for name in ("learning_rate", "weight_decay", "max_grad_norm"):
             check_finite(self, name, 0.0)
         check_finite(self, "warmup_ratio", 0.0, 0.999)
-        _boolean(self, "group_by_length")
+        check_flag(self, "group_by_length")
         check_choice(self, "optimizer", Optimizer)
         check_choice(self, "lr_schedule", Schedule)
         check_choice(self, "precision", Precision)
@@ -208,8 +203,8 @@ class EvaluationConfig(Config):
         _integer(self, "speed_new_tokens", 1)
         _integer(self, "speed_repeats", 1)
         _integer(self, "speed_warmup", 0)
-        _boolean(self, "flops")
-        _boolean(self, "topology")
+        check_flag(self, "flops")
+        check_flag(self, "topology")
 
     def to_dict(self) -> dict[str, Any]:
         """JSON- and TOML-ready form; `topology` only where it is asked for, as in older records."""

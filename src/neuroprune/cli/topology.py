@@ -70,9 +70,10 @@ def _table(after: GraphReport, before: GraphReport | None) -> RenderableType:
 
 
 def _cells(block: BlockGraph) -> list[str]:
-    graph = block.backbone
+    from neuroprune.topology.reading import rank_share
+
+    graph, share = block.backbone, rank_share(block)
     tail, sigma = graph.degrees.tail, graph.small_world.sigma
-    ranks = [rank.share for rank in block.effective_rank.values() if rank.side]
     return [
         f"{block.degrees.mean:.0f}",
         f"{block.degrees.gini:.2f}",
@@ -81,5 +82,5 @@ def _cells(block: BlockGraph) -> list[str]:
         f"{graph.modularity:.2f}",
         f"{graph.modularity_random:.2f}",
         "-" if sigma is None else f"{sigma:.2f}",
-        f"{sum(ranks) / len(ranks):.0%}" if ranks else "-",
+        "-" if share is None else f"{share:.0%}",
     ]

@@ -158,7 +158,7 @@ def _tail_sentence(pairs: _Pairs, units: str) -> Iterator[str]:
 
 
 def _rank_sentence(pairs: _Pairs, units: str) -> Iterator[str]:
-    share = _of(pairs, _rank_share)
+    share = _of(pairs, rank_share)
     if share.exceeds(RANK):
         word = "larger" if share.rises else "smaller"
         where = "MLP" if units == _UNITS["mlp"] else "attention"
@@ -168,7 +168,12 @@ def _rank_sentence(pairs: _Pairs, units: str) -> Iterator[str]:
         )
 
 
-def _rank_share(block: BlockGraph) -> float | None:
+def rank_share(block: BlockGraph) -> float | None:
+    """Mean effective rank of a block's matrices, as a share; None where all of them are empty.
+
+    Args:
+        block: the block.
+    """
     shares = [rank.share for rank in block.effective_rank.values() if rank.side]
     return sum(shares) / len(shares) if shares else None
 
