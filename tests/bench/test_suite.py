@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from neuroprune.bench.config import RunConfig
 from neuroprune.bench.suite import (
     Job,
     State,
@@ -15,7 +17,7 @@ from neuroprune.bench.suite import (
     differences,
     find_configs,
     job_name,
-    jobs,
+    jobs_of,
     run_suite,
 )
 from neuroprune.config import ConfigError
@@ -41,6 +43,14 @@ def experiments(tmp_path: Path) -> Path:
         folder.mkdir(parents=True)
         (folder / "config.toml").write_text(CONFIG)
     return tmp_path / "experiments"
+
+
+def jobs(
+    configs: Iterable[Path], results: Path, seeds: Sequence[int] | None = None
+) -> Iterator[Job]:
+    """Of experiments, as `neuroprune bench run` makes them."""
+    for path in configs:
+        yield from jobs_of(job_name(path), RunConfig.load(path), path, results, seeds)
 
 
 def _record(job: Job, _: Path) -> RunRecord:

@@ -35,9 +35,9 @@ from neuroprune.methods.goals import (
     achieved,
     check_heads,
     check_weights,
-    goal_of,
     reachable_costs,
 )
+from tests.methods.goal import goal_of
 from tests.strategies import plans
 from tests.zoo import D_FF, D_MODEL, FAMILIES, HEADS, make_model, random_inputs
 
@@ -265,20 +265,6 @@ def test_a_structural_sparsity_below_what_was_cut_is_refused() -> None:
         goal_of(Structural(0.1), anatomy_of(small), small)
     goal = goal_of(Structural(have), anatomy_of(small), small)
     assert goal.kept == pytest.approx(goal.start)
-
-
-def test_floors_narrow_the_range() -> None:
-    model = make_model("bert")
-    anatomy = anatomy_of(model)
-    floors = dict.fromkeys(unit_counts(anatomy), 2)
-    kept = sum(b.weights_per_head * 2 for b in anatomy.attentions)
-    kept += sum(b.weights_per_neuron * 2 for b in anatomy.mlps)
-    assert reachable_costs(weight_cost(anatomy), anatomy, floors)[0] == kept
-    goal_of(Structural(0.6), anatomy, model, floors)
-    with pytest.raises(ConfigError, match=r"reachable is 0 to 0\.5681\."):
-        goal_of(Structural(0.6), anatomy, model, floors | {anatomy.mlps[0].name: 10})
-    with pytest.raises(ConfigError, match=r"Heads\(3\) .* reachable is 4 to 8\."):
-        goal_of(Structural(0.5), anatomy, model, floors, heads_kept=3)
 
 
 def test_heads_in_cheap_and_dear_blocks_are_told_apart() -> None:

@@ -15,8 +15,9 @@ from neuroprune import ShrinkPlan, anatomy_of, shrink_
 from neuroprune.config import ConfigError, Latency
 from neuroprune.methods import latency
 from neuroprune.methods.costs import unit_counts
-from neuroprune.methods.goals import achieved, goal_of
+from neuroprune.methods.goals import achieved
 from neuroprune.methods.latency import measure_latency
+from tests.methods.goal import goal_of
 from tests.zoo import D_FF, FAMILIES, HEADS, make_model
 
 Clock = Callable[[nn.Module], float]

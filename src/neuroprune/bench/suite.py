@@ -193,27 +193,6 @@ def job_name(config: Path) -> str:
     return "/".join((parts + own)[-2:])
 
 
-def jobs(
-    configs: Iterable[Path],
-    results: Path,
-    seeds: Sequence[int] | None = None,
-    change: Callable[[RunConfig], RunConfig] = lambda config: config,
-) -> Iterator[Job]:
-    """One job for each seed of each configuration.
-
-    Args:
-        configs: configuration files.
-        results: folder of the records.
-        seeds: in place of the seeds of the configurations.
-        change: applied to every configuration, for settings given on the command line.
-
-    Raises:
-        ConfigError: a configuration is wrong; the file is named.
-    """
-    for path in configs:
-        yield from jobs_of(job_name(path), change(RunConfig.load(path)), path, results, seeds)
-
-
 def jobs_of(
     name: str, config: RunConfig, source: Path, results: Path, seeds: Sequence[int] | None = None
 ) -> Iterator[Job]:

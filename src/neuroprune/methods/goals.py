@@ -119,34 +119,8 @@ class Goal:
         return cls(target, cost, data["start"], data["kept"], data["whole"])
 
 
-def goal_of(
-    target: Target,
-    anatomy: Anatomy,
-    model: nn.Module,
-    floors: Mapping[str, int] | None = None,
-    heads_kept: int | None = None,
-) -> Goal:
-    """What a target means for a model: `measured`, and refused where it cannot be reached.
-
-    Args:
-        target: of size or speed. `Weights` and `Heads` are no costs of units: `check_weights` and
-            `check_heads`.
-        anatomy: the model's blocks, as training begins.
-        model: the whole model, of which the blocks' root may be a part.
-        floors: block name -> units that it has to keep; none where it is not named.
-        heads_kept: how many query heads are kept in the end, where that is asked for, too.
-
-    Raises:
-        ConfigError: it cannot be reached, and the message gives the range that can; or it is a
-            latency, and the machine is too noisy to measure one.
-    """
-    goal = measured(target, anatomy, model)
-    check_reachable(goal, anatomy, floors, heads_kept)
-    return goal
-
-
 def measured(target: Target, anatomy: Anatomy, model: nn.Module) -> Goal:
-    """A target measured on a model, whether it can be reached or not.
+    """What a target means for a model, whether it can be reached or not: `check_reachable`.
 
     Shares are of the dense model, also where the model was cut before. Weights and operations of
     the dense model are counted. Its time is taken on a twin, in turns with the model as it is.
@@ -202,18 +176,17 @@ def check_weights(target: Weights, anatomy: Anatomy) -> None:
         )
 
 
-def check_heads(target: Heads, anatomy: Anatomy, floors: Mapping[str, int] | None = None) -> None:
+def check_heads(target: Heads, anatomy: Anatomy) -> None:
     """Refuse a number of heads that the model does not have, or that would split a group.
 
     Args:
         target: the target.
         anatomy: the model's blocks.
-        floors: attention block name -> query heads that it has to keep.
 
     Raises:
         ConfigError: with the range.
     """
-    choices = _head_choices(anatomy, floors or {})
+    choices = _head_choices(anatomy)
     fewest, most = sum(c[0] for c in choices), sum(c[-1] for c in choices)
     free = [Curve.linear(0, 0.0)] * len(choices)
     if math.isfinite(cheapest_and_dearest(free, choices, target.count)[0]):
@@ -231,7 +204,7 @@ def achieved(target: Target, goal: Goal | None, anatomy: Anatomy) -> float:
 
     Args:
         target: the target.
-        goal: what `goal_of` made of it; None for `Weights` and `Heads`.
+        goal: what `measured` made of it; None for `Weights` and `Heads`.
         anatomy: the model's blocks as they are now.
 
     Returns:
@@ -242,57 +215,47 @@ def achieved(target: Target, goal: Goal | None, anatomy: Anatomy) -> float:
     if isinstance(target, Weights):
         return sparsity(anatomy).weight_sparsity
     if goal is None:
-        raise TypeError(f"{target} needs the goal that goal_of made of it.")
+        raise TypeError(f"{target} needs the goal that `measured` made of it.")
     return goal.value(goal.cost.kept(unit_counts(anatomy)))
 
 
 def reachable_costs(
-    cost: CostModel,
-    anatomy: Anatomy,
-    floors: Mapping[str, int] | None = None,
-    heads_kept: int | None = None,
+    cost: CostModel, anatomy: Anatomy, heads_kept: int | None = None
 ) -> tuple[float, float]:
     """Least and greatest cost that cutting a model can lead to.
 
     Args:
         cost: the cost model.
         anatomy: the model's blocks.
-        floors: block name -> units that it has to keep.
         heads_kept: query heads kept in all; None leaves it open.
 
     Raises:
         ConfigError: that number of heads cannot be kept.
     """
-    counts, floors = unit_counts(anatomy), floors or {}
-    fewest = {name: min(floors.get(name, 0), n) for name, n in counts.items()}
+    counts = unit_counts(anatomy)
+    fewest = dict.fromkeys(counts, 0)
     if heads_kept is None:
         return cost.kept(fewest), cost.kept(counts)
-    check_heads(Heads(heads_kept), anatomy, floors)
+    check_heads(Heads(heads_kept), anatomy)
     curves = [cost.curves[b.name] for b in anatomy.attentions]
-    least, greatest = cheapest_and_dearest(curves, _head_choices(anatomy, floors), heads_kept)
+    least, greatest = cheapest_and_dearest(curves, _head_choices(anatomy), heads_kept)
     mlps = {b.name: cost.curves[b.name] for b in anatomy.mlps}
     rest = CostModel(cost.unit, cost.fixed, mlps)
     return rest.kept(fewest) + least, rest.kept(counts) + greatest
 
 
-def check_reachable(
-    goal: Goal,
-    anatomy: Anatomy,
-    floors: Mapping[str, int] | None = None,
-    heads_kept: int | None = None,
-) -> None:
+def check_reachable(goal: Goal, anatomy: Anatomy, heads_kept: int | None = None) -> None:
     """Refuse a goal that no cut of a model leads to.
 
     Args:
         goal: the goal.
         anatomy: the model's blocks, as training begins.
-        floors: block name -> units that it has to keep; none where it is not named.
         heads_kept: how many query heads are kept in the end, where that is asked for, too.
 
     Raises:
         ConfigError: with the range that can be reached.
     """
-    low, high = reachable_costs(goal.cost, anatomy, floors or {}, heads_kept)
+    low, high = reachable_costs(goal.cost, anatomy, heads_kept)
     if low - goal.slack <= goal.kept <= high + goal.slack:
         return
     asked = f"{type(goal.target).__name__}({goal.value(goal.kept):g})"
@@ -314,11 +277,10 @@ def _inward(share: float, up: bool) -> float:
     return (math.ceil(steps) if up else math.floor(steps)) / 1e4
 
 
-def _head_choices(anatomy: Anatomy, floors: Mapping[str, int]) -> list[range]:
+def _head_choices(anatomy: Anatomy) -> list[range]:
     """Numbers of query heads that each attention may keep: whole groups."""
     choices = []
     for block in anatomy.attentions:
         group = max(block.num_heads // max(block.num_kv_heads, 1), 1)
-        floor = min(floors.get(block.name, 0), block.num_heads)
-        choices.append(range(-(-floor // group) * group, block.num_heads + 1, group))
+        choices.append(range(0, block.num_heads + 1, group))
     return choices
