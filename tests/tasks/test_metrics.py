@@ -20,6 +20,13 @@ def test_accuracy_f1_and_matthews_by_hand():
     assert list(values) == ["accuracy", "f1", "matthews"]
 
 
+def test_f1_of_three_classes_is_their_mean_also_where_the_third_is_never_met():
+    predicted, true = np.array([0, 1, 1, 1]), np.array([0, 0, 1, 1])
+    of_two, of_three = (score(["f1"], predicted, true, classes)["f1"] for classes in (2, 3))
+    assert of_two == score(["f1"], predicted, true)["f1"] == pytest.approx(4 / 5)
+    assert of_three == pytest.approx((2 / 3 + 4 / 5) / 2)
+
+
 def test_f1_of_several_classes_is_their_mean():
     # per class: 0 -> 1.0, 1 -> 2/3, 2 -> 0
     value = METRICS["f1"].function(np.array([0, 1, 1]), np.array([0, 1, 2]))

@@ -70,7 +70,9 @@ def evaluate(
     if kind.predicts_tokens:
         return score(names, values[:, 0], values[:, 1])
     labels = np.asarray(data.evaluation["labels"])
-    return score(names, values[:, 0] if data.config.regression else values.argmax(-1), labels)
+    if data.config.regression:
+        return score(names, values[:, 0], labels)
+    return score(names, values.argmax(-1), labels, values.shape[1])
 
 
 def _logits(model: Any, batch: Batch, data: TaskData) -> Sequence[Any]:

@@ -35,13 +35,15 @@ class Metric:
         kinds: the kinds of task it fits.
         greater_is_better: False where less is better.
         regression: True where it compares numbers, not classes.
+        by_class: True where `function` takes the number of classes, too.
     """
 
     name: str
-    function: Callable[[Any, Any], float]
+    function: Callable[..., float]
     kinds: frozenset[Kind]
     greater_is_better: bool = True
     regression: bool = False
+    by_class: bool = False
 
 
 def accuracy(predictions: Any, references: Any) -> float:
@@ -54,19 +56,21 @@ def accuracy(predictions: Any, references: Any) -> float:
     return float(np.mean(np.asarray(predictions) == np.asarray(references)))
 
 
-def f1(predictions: Any, references: Any) -> float:
+def f1(predictions: Any, references: Any, classes: int | None = None) -> float:
     """F1 of class 1 for two classes, else the unweighted mean of the classes' F1; in [0, 1].
 
     Args:
         predictions: class numbers, shape (n,).
         references: class numbers, shape (n,).
+        classes: how many classes the task has; None for as many as are met here.
 
     Raises:
         MissingExtraError: scikit-learn is not installed.
     """
     sklearn = require("sklearn.metrics", "the metric 'f1'")
-    binary = max(np.max(predictions), np.max(references)) <= 1
-    average = "binary" if binary else "macro"
+    if classes is None:
+        classes = 1 + int(max(np.max(predictions), np.max(references)))
+    average = "binary" if classes <= 2 else "macro"
     return float(sklearn.f1_score(references, predictions, average=average, zero_division=0.0))
 
 
@@ -220,7 +224,7 @@ def perplexity(losses: Any, tokens: Any) -> float:
 _ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 _ALL = (
     Metric("accuracy", accuracy, _CLASSIFICATION),
-    Metric("f1", f1, _CLASSIFICATION),
+    Metric("f1", f1, _CLASSIFICATION, by_class=True),
     Metric("matthews", matthews, _CLASSIFICATION),
     Metric("pearson", pearson, _CLASSIFICATION, regression=True),
     Metric("spearman", spearman, _CLASSIFICATION, regression=True),
@@ -232,13 +236,16 @@ _ALL = (
 METRICS = {metric.name: metric for metric in _ALL}
 
 
-def score(names: Sequence[str], predictions: Any, references: Any) -> dict[str, float]:
+def score(
+    names: Sequence[str], predictions: Any, references: Any, classes: int | None = None
+) -> dict[str, float]:
     """Several metrics of the same predictions.
 
     Args:
         names: keys of `METRICS`.
         predictions: as the metrics take them.
         references: likewise.
+        classes: how many classes the task has, for the metrics that ask.
 
     Returns:
         The value of each, in the order of `names`.
@@ -259,5 +266,7 @@ def score(names: Sequence[str], predictions: Any, references: Any) -> dict[str, 
     values = rouge(together, predictions, references) if together else {}
     for name in names:
         if name not in values:
-            values[name] = METRICS[name].function(predictions, references)
+            metric = METRICS[name]
+            told = {"classes": classes} if metric.by_class else {}
+            values[name] = metric.function(predictions, references, **told)
     return {name: values[name] for name in names}

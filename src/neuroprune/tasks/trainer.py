@@ -38,8 +38,10 @@ def compute_metrics(data: TaskData) -> Callable[[Any], dict[str, float]]:
 
     def classification(output: Any) -> dict[str, float]:
         logits = np.asarray(_first(output.predictions))
-        predictions = logits.reshape(-1) if data.config.regression else logits.argmax(-1)
-        return score(names, predictions, np.asarray(output.label_ids))
+        labels = np.asarray(output.label_ids)
+        if data.config.regression:
+            return score(names, logits.reshape(-1), labels)
+        return score(names, logits.argmax(-1), labels, logits.shape[-1])
 
     def generation(output: Any) -> dict[str, float]:
         ids = np.asarray(_first(output.predictions))
