@@ -49,6 +49,19 @@ def test_sparsity_says_what_it_is_a_share_of(tmp_path: Path) -> None:
     assert "structural sparsity (% of the dense model's prunable weights)" in texts(svg)
 
 
+def test_a_setting_that_the_axis_tells_is_not_written_beside_its_point(tmp_path: Path) -> None:
+    records = {
+        "neuroprune-53": [made_up(1, 0.8, 0.53, 2.0)],  # no number of an axis
+        "neuroprune-83": [made_up(1, 0.8, 0.83, 3.0)],
+        "neuroprune-97": [made_up(1, 0.8, 0.9, 4.0)],  # it missed what it was asked for
+    }
+    found = texts(plot_quality_against_sparsity(records, "accuracy", tmp_path / "p")[0])
+    assert "neuroprune" in found
+    assert [name in found for name in ("53", "83", "97")] == [False, False, True]
+    found = texts(plot_quality_against_speed(records, "accuracy", 32, tmp_path / "s")[0])
+    assert all(name in found for name in ("53", "83", "97"))
+
+
 def test_one_setting_alone_keeps_its_name(tmp_path: Path) -> None:
     records = {"neuroprune-80": [made_up(1, 0.8, 0.8, 3.0)]}
     found = texts(plot_quality_against_speed(records, "accuracy", 32, tmp_path / "p")[0])

@@ -200,7 +200,8 @@ def _plot(
             text = name if len(line) > 1 else line[0].label
             ends.append(Label(text, line[-1].x.mean, line[-1].y.mean, color))
             if len(line) > 1:
-                settings += [Label(p.setting, p.x.mean, p.y.mean, color, 8.0) for p in line]
+                told = [point for point in line if not _on_axis(point, title)]
+                settings += [Label(p.setting, p.x.mean, p.y.mean, color, 8.0) for p in told]
         dense = side_spread(dense_runs(records), "metrics", "dense", metric)
         if dense is not None:
             dense = dense.times(_scale(metric))
@@ -209,6 +210,11 @@ def _plot(
         _name_axes(axes, title, metric)
         write_labels(axes, [*ends, *settings], drawn)
         return save(made, path)
+
+
+def _on_axis(point: _Point, title: str) -> bool:
+    """Whether the axis says what the point's name would: 80, at 80% removed."""
+    return title == SPARSITY_AXIS and point.setting == f"{point.x.mean:.0f}"
 
 
 def _draw_line(axes: Axes, line: Sequence[_Point], color: str, marker: str) -> list[_Line]:
