@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from neuroprune.anatomy.inputs import device_of, evaluating, to_device
 from neuroprune.tasks.data import TaskData
-from neuroprune.tasks.metrics import score
+from neuroprune.tasks.metrics import score, score_logits
 from neuroprune.tasks.presets import Kind
 from neuroprune.tasks.trainer import decode, token_losses
 
@@ -70,9 +70,7 @@ def evaluate(
     if kind.predicts_tokens:
         return score(names, values[:, 0], values[:, 1])
     labels = np.asarray(data.evaluation["labels"])
-    if data.config.regression:
-        return score(names, values[:, 0], labels)
-    return score(names, values.argmax(-1), labels, values.shape[1])
+    return score_logits(names, values, labels, bool(data.config.regression))
 
 
 def _logits(model: Any, batch: Batch, data: TaskData) -> Sequence[Any]:

@@ -270,3 +270,26 @@ def score(
             told = {"classes": classes} if metric.by_class else {}
             values[name] = metric.function(predictions, references, **told)
     return {name: values[name] for name in names}
+
+
+def score_logits(
+    names: Sequence[str], logits: Any, references: Any, regression: bool
+) -> dict[str, float]:
+    """Several metrics of what a classifier or a regressor puts out.
+
+    Args:
+        names: keys of `METRICS`.
+        logits: shape (n, classes); of a regression (n, 1) or (n,).
+        references: class numbers, or the numbers of a regression, shape (n,).
+        regression: whether numbers are compared, not classes.
+
+    Returns:
+        The value of each, in the order of `names`.
+
+    Raises:
+        DataError: an unknown metric, or nothing to score.
+        MissingExtraError: a metric's package is not installed.
+    """
+    if regression:
+        return score(names, logits.reshape(-1), references)
+    return score(names, logits.argmax(-1), references, logits.shape[-1])

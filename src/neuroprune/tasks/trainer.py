@@ -9,7 +9,7 @@ import numpy as np
 
 from neuroprune.tasks.data import TaskData
 from neuroprune.tasks.errors import DataError
-from neuroprune.tasks.metrics import score
+from neuroprune.tasks.metrics import score, score_logits
 from neuroprune.tasks.preparation import IGNORED
 from neuroprune.tasks.presets import Kind
 
@@ -39,9 +39,7 @@ def compute_metrics(data: TaskData) -> Callable[[Any], dict[str, float]]:
     def classification(output: Any) -> dict[str, float]:
         logits = np.asarray(_first(output.predictions))
         labels = np.asarray(output.label_ids)
-        if data.config.regression:
-            return score(names, logits.reshape(-1), labels)
-        return score(names, logits.argmax(-1), labels, logits.shape[-1])
+        return score_logits(names, logits, labels, bool(data.config.regression))
 
     def generation(output: Any) -> dict[str, float]:
         ids = np.asarray(_first(output.predictions))
