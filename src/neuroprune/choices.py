@@ -50,6 +50,9 @@ class Connectivity(StrEnum):
     strength: sum of squared weights, in and out; per weight that it costs, their mean.
     activity: mean squared activation times the squared norm of the outgoing weights.
     mixed: geometric mean of fisher and activity, each relative to the model's mean.
+
+    With a target of `Weights`, single weights have a value that their row's connectivity multiplies
+    (`ZerosMethod`): |w| sqrt(E[(dL/dw)^2]) with fisher, |w| with strength, the paper's; no others.
     """
 
     FISHER = "fisher"

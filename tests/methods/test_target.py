@@ -330,42 +330,6 @@ def test_every_kind_of_target_is_met(family: str, settings: dict[str, Any]) -> N
             assert target.sparsity <= reached <= target.sparsity + GRANULARITY
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("goal", [0.0, 0.5, 0.9])
-def test_a_weight_sparsity_is_met(family: str, goal: float) -> None:
-    model, _ = train(family, NeuroPrune(target=f"weights:{goal}"), 20)
-    found = sparsity(anatomy_of(model))
-    assert found.weight_sparsity >= goal - 1e-9
-    gone_with_units = found.structural_sparsity
-    assert found.weight_sparsity <= goal + max(GRANULARITY, gone_with_units)
-
-
-def test_zeros_gather_in_rows_that_have_lost_before() -> None:
-    """Preferential attachment of single weights: the rich rows stay richer than by magnitude."""
-    model = make_model("bert").train()
-    weight = anatomy_of(model).mlps[0].up_proj.weight
-    with torch.no_grad():
-        weight[:4, : weight.shape[1] // 2] = 0.0
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    pruner = attach(model, optimizer, NeuroPrune(target="weights:0.4"), 10)
-    for step in range(10):
-        model(**make_inputs("bert", step)).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    left = (weight != 0).float()[:, weight.shape[1] // 2 :].mean(dim=1)
-    assert left[:4].mean() < 0.75 * left[4:].mean()
-    pruner.detach()
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [{"repair": True}, {"uniform": True}, {"connectivity": "activity"}, {"lr_growth": 0.9}],
-)
-def test_unit_settings_are_refused_for_weights(settings: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="whole heads and neurons"):
-        method_for(NeuroPrune(target="weights:0.5", **settings), 10)
-
-
 @pytest.mark.parametrize("family", ["bert", "t5-gated", "opt"])
 @pytest.mark.parametrize("redundancy", ["weights", "circuit", "output"])
 def test_targets_are_met_with_redundancy_and_repair(family: str, redundancy: str) -> None:

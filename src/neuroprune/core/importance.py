@@ -106,3 +106,55 @@ def activity_per_unit(
     dtype = torch.promote_types(fan_out.dtype, torch.float32)
     strength = fan_out.detach().to(dtype).square().sum(dim=0) * mean_square
     return strength.reshape(-1, width).sum(dim=1)
+
+
+def square_factors(
+    gradient: Float[Tensor, "rows columns"],
+) -> tuple[Float[Tensor, " rows"], Float[Tensor, " columns"]]:
+    """Row and column means of the squared gradient g of a matrix.
+
+        r_i = (1 / m) sum_j g_ij^2,    s_j = (1 / n) sum_i g_ij^2
+
+    Their running means stand for that of g^2, E[g_ij^2] ~ r_i s_j / mean(r), in n + m numbers
+    instead of n m. It is exact where what comes in and what comes back are independent:
+    g_ij is a sum of delta_i x_j over positions.
+
+    Args:
+        gradient: g, shape (n, m), at least one entry.
+
+    Returns:
+        r, shape (n,), and s, shape (m,), in at least float32.
+
+    Reference: Shazeer and Stern (2018), arXiv 1804.04235, section 3.
+    """
+    dtype = torch.promote_types(gradient.dtype, torch.float32)
+    n, m = gradient.shape
+    g = gradient.detach()
+    rows = torch.linalg.vector_norm(g, dim=1, dtype=dtype).square() / m
+    columns = torch.linalg.vector_norm(g, dim=0, dtype=dtype).square() / n
+    return rows, columns
+
+
+def first_order_per_weight(
+    weight: Float[Tensor, "rows columns"],
+    rows: Float[Tensor, " rows"],
+    columns: Float[Tensor, " columns"],
+) -> Float[Tensor, "rows columns"]:
+    """Typical first-order change of the loss when a single weight goes to zero.
+
+        score_ij = |w_ij| * sqrt(r_i s_j / mean(r))  ~  sqrt(E[(w_ij * dL/dw_ij)^2])
+
+    Args:
+        weight: w, shape (n, m).
+        rows: r, running means of what `square_factors` returns, shape (n,).
+        columns: s, shape (m,).
+
+    Returns:
+        Scores, float32 or wider, shape (n, m); 0 where no gradient was seen.
+
+    Reference: Molchanov et al. (2019), arXiv 1906.10771, equation 8, of single weights.
+    """
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    tiny = torch.finfo(rows.dtype).tiny
+    scale = (rows / rows.mean().clamp_min(tiny)).sqrt().unsqueeze(1) * columns.sqrt()
+    return scale.to(dtype).mul_(weight.detach().abs())

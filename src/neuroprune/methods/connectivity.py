@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from neuroprune.anatomy import Anatomy
-from neuroprune.config import Connectivity
+from neuroprune.config import ConfigError, Connectivity
 from neuroprune.core.importance import (
     activity_per_unit,
     first_order_per_unit,
@@ -200,3 +200,30 @@ def check_trained(anatomy: Anatomy, optimizer: Optimizer) -> list[str]:
     """
     held = {p for g in optimizer.param_groups for p in g["params"] if p.requires_grad}
     return [b.name for b in anatomy.blocks() if fan_out(b).weight not in held]
+
+
+def horizon_of(steps: int) -> int:
+    """Batches that a running connectivity remembers: a twentieth of the training, 16 at least.
+
+    Args:
+        steps: optimizer steps of the whole training.
+    """
+    return max(16, round(0.05 * steps))
+
+
+def check_seen(kind: Connectivity | str, seen: int) -> None:
+    """Refuse to choose by what was never measured.
+
+    Args:
+        kind: what is measured.
+        seen: batches that were.
+
+    Raises:
+        ConfigError: none was, and it is needed.
+    """
+    if not seen and kind != Connectivity.STRENGTH:
+        raise ConfigError(
+            f'connectivity="{kind}" is measured while training, and no optimizer step was '
+            "taken. Call finish() after training, detach() to leave the model as it is, or use "
+            'connectivity="strength".'
+        )

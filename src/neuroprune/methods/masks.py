@@ -49,11 +49,12 @@ class ZeroMask:
             anatomy: the model's blocks.
             step_size_of: parameter -> its learning rate, None where it is not trained.
             gone: how many of the dense model's weights are to be zero or removed.
-            level: matrix -> level of each of its weights, of its shape.
+            level: matrix -> level of each of its weights, at least 0, a new tensor of its shape.
         """
         matrices = [w for w in trained(tuple(anatomy.matrices()), step_size_of) if w.numel()]
         count = gone - (anatomy.dense_weights - anatomy.kept_weights)
-        levels = [level(w) for w in matrices]
+        # Zeros count already, so they go before others whose level is 0.
+        levels = [level(w).masked_fill_(w == 0, -1.0) for w in matrices]
         for w, lowest in zip(matrices, lowest_mask(levels, count), strict=True):
             w.masked_fill_(lowest, 0.0)
         self.remember(anatomy)

@@ -18,7 +18,12 @@ from torch.optim import Optimizer
 from neuroprune.anatomy import Anatomy
 from neuroprune.config import ConfigError, Connectivity, NeuroPrune, Redundancy
 from neuroprune.control.schedule import Ramp, Stage, cut_interval, staged_progress, stages_of
-from neuroprune.methods.connectivity import UnitConnectivity, check_trained
+from neuroprune.methods.connectivity import (
+    UnitConnectivity,
+    check_seen,
+    check_trained,
+    horizon_of,
+)
 from neuroprune.methods.goals import Goal, achieved
 from neuroprune.methods.method import Method, StepSizeOf, schedule_length
 from neuroprune.methods.poorest import goals_of, poorest_units, read_goals, waits
@@ -56,8 +61,8 @@ class TargetMethod(Method[NeuroPrune]):
         steps = schedule_length(total_steps, why)
         self.ramp: Ramp = Ramp(config.begin, config.end, steps)
         self.step = 0
-        horizon = max(16, round(0.05 * steps))
-        self.connectivity = UnitConnectivity(Connectivity(config.connectivity), horizon)
+        kind = Connectivity(config.connectivity)
+        self.connectivity = UnitConnectivity(kind, horizon_of(steps))
         self.pressure = Pressure()
         self.goals: tuple[Goal, ...] = ()
         self.weights = 0  # prunable weights when training began
@@ -188,13 +193,7 @@ class TargetMethod(Method[NeuroPrune]):
         Raises:
             ConfigError: no step was taken, so that there is nothing to choose by.
         """
-        kind = self.connectivity.kind
-        if not self.connectivity.seen and kind is not Connectivity.STRENGTH:
-            raise ConfigError(
-                f'connectivity="{kind}" is measured while training, and no optimizer step was '
-                "taken. Call finish() after training, detach() to leave the model as it is, or use "
-                'connectivity="strength".'
-            )
+        check_seen(self.connectivity.kind, self.connectivity.seen)
         self._finishing = True
         return self.select(anatomy, 1.0)
 

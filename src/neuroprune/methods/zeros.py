@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from neuroprune.anatomy import Anatomy
-from neuroprune.config import ConfigError, NeuroPrune
+from neuroprune.config import ConfigError, Connectivity, NeuroPrune
 from neuroprune.core.connectivity import connectivity
+from neuroprune.methods.connectivity import check_seen, horizon_of
 from neuroprune.methods.masks import magnitude
 from neuroprune.methods.method import StepSizeOf
 from neuroprune.methods.ranked_weights import RankedWeights
+from neuroprune.methods.weight_connectivity import WeightConnectivity
 
-_NEEDS_UNITS = ("snapshots", "uniform", "repair", "redundancy", "connectivity", "lr_growth")
+_NEEDS_UNITS = ("snapshots", "uniform", "repair", "redundancy", "lr_growth")
 
 
 class ZerosMethod(RankedWeights[NeuroPrune]):
@@ -22,10 +25,12 @@ class ZerosMethod(RankedWeights[NeuroPrune]):
     The paper pushes a weight of an MLP row by lambda / c_i, so that with a common strength the
     weights with |w| * c_i below a level are gone. Here the level is what the schedule needs:
 
-        keep w_ij   where   |w_ij| * c_i > tau,    tau: so many weights are zero as scheduled
+        keep w_ij   where   v_ij * c_i > tau,    tau: so many weights are zero as scheduled
 
-    c_i is the row's connectivity in MLP matrices and 1 in attention. Rows that lost weights lose
-    more, and neurons and heads that have lost all are removed physically when training ends.
+    c_i is the row's connectivity in MLP matrices and 1 in attention. v_ij is |w_ij| in the paper,
+    here `connectivity="strength"`; by default it is what the loss says of the weight, the running
+    sqrt(E[(w_ij dL/dw_ij)^2]). Rows that lost weights lose more, and neurons and heads that have
+    lost all are removed physically when training ends.
 
     Args:
         config: with a target of `Weights`.
@@ -43,26 +48,55 @@ class ZerosMethod(RankedWeights[NeuroPrune]):
     def __init__(self, config: NeuroPrune, total_steps: int | None = None) -> None:
         super().__init__(config, total_steps)
         given = config.changed(_NEEDS_UNITS)
+        kind = Connectivity(config.connectivity)
+        if kind in (Connectivity.ACTIVITY, Connectivity.MIXED):
+            given.append(f'connectivity = "{kind}"')
         if given:
             raise ConfigError(
                 f"only for whole heads and neurons: NeuroPrune.{', '.join(given)}; a weight "
                 "sparsity is about single weights. Use a structural target, such as target=0.8."
             )
+        self.by_loss: WeightConnectivity | None = None
+        if kind is Connectivity.FISHER:
+            self.by_loss = WeightConnectivity(horizon_of(self.ramp.steps))
+
+    def observe_(self, anatomy: Anatomy) -> None:
+        """Follow what the loss says of every weight, until nothing more goes."""
+        if self.by_loss is not None and self.step < self.ramp.last:
+            self.by_loss.observe_(anatomy)
 
     def mask_(self, anatomy: Anatomy, step_size_of: StepSizeOf, gone: int) -> None:
-        """Those of the lowest |w| * c_i become zero.
+        """Those of the lowest v * c_i become zero.
 
         Args:
             anatomy: the model's blocks.
             step_size_of: parameter -> its learning rate, None where it is not trained.
             gone: how many of the dense model's weights are to be zero or removed.
+
+        Raises:
+            ConfigError: no step was taken, so that there is nothing to choose by.
         """
         attaching = {w for block in anatomy.mlps for w in block.matrices()}
+        of: Mapping[Tensor, Tensor] = {}
+        if self.by_loss is not None:
+            check_seen(self.config.connectivity, self.by_loss.seen)
+            of = self.by_loss.scores(anatomy)
 
         def level(weight: Tensor) -> Tensor:
+            value = of[weight] if weight in of else magnitude(weight)
             if weight not in attaching:
-                return magnitude(weight)
-            c = connectivity(weight, self.config.eps).float()
-            return magnitude(weight) * c.unsqueeze(1)
+                return value
+            return value * connectivity(weight, self.config.eps).unsqueeze(1)
 
         self._mask.grow_(anatomy, step_size_of, gone, level)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The step count, and what was seen of the gradients; what is zero is in the weights."""
+        seen = {} if self.by_loss is None else {"by_loss": self.by_loss.state_dict()}
+        return {**super().state_dict(), **seen}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue at the saved step."""
+        super().load_state_dict(state)
+        if self.by_loss is not None:
+            self.by_loss.load_state_dict(state["by_loss"])
