@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -160,3 +160,38 @@ class RunRecord:
             return cls.from_dict(data)
         except RecordError as error:
             raise RecordError(f"{path}: {error}") from error
+
+
+# Settings younger than some records, with the value that says what the code did before.
+_BEFORE = {"method.lr_growth": 0.0}
+
+
+def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The settings in which two configurations of records differ: dotted name -> both values.
+
+    A setting that is null says no more than an absent one, and one that is younger than one side
+    has there the value that it was made with.
+
+    Args:
+        old: a configuration.
+        new: another.
+
+    Returns:
+        By name, in order; None stands for an absent value.
+    """
+    was, now = (dict(_settings(side)) for side in (old, new))
+    for key in {*was, *now} & _BEFORE.keys():
+        was.setdefault(key, _BEFORE[key])
+        now.setdefault(key, _BEFORE[key])
+    names = sorted({*was, *now})
+    return {k: (was.get(k), now.get(k)) for k in names if was.get(k) != now.get(k)}
+
+
+def _settings(data: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted name and value of every setting; an empty table is a value."""
+    for key, value in data.items():
+        name = f"{above}.{key}" if above else str(key)
+        if isinstance(value, Mapping) and value:
+            yield from _settings(value, name)
+        else:
+            yield name, value

@@ -178,6 +178,13 @@ def test_a_cell_of_two_settings_is_named(tmp_path: Path) -> None:
     assert note.startswith("t: the runs of ours differ in method.alpha, not in their seed only")
 
 
+def test_a_setting_younger_than_a_record_counts_as_what_it_was_then(tmp_path: Path) -> None:
+    for seed, given in ((1, {}), (2, {"lr_growth": 0.0})):
+        method = {"name": "neuroprune", **given}
+        save(tmp_path, {"t/ours": with_config(made_up(seed, 0.8, 0.5, 2.0), method=method)})
+    assert collect(tmp_path).notes == ()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

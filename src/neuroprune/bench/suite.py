@@ -13,7 +13,7 @@ from typing import Any
 
 from neuroprune.bench.config import RunConfig
 from neuroprune.config import ConfigError
-from neuroprune.record import RecordError, RunRecord, write_text_atomic
+from neuroprune.record import RecordError, RunRecord, differing, write_text_atomic
 from neuroprune.report.names import number
 
 _FAILURES = (RuntimeError, ValueError, ImportError, OSError)  # the library's own, and a full disk
@@ -94,43 +94,25 @@ def _stale(record: Path, config: RunConfig) -> str:
     return f"made with another configuration: {found}" if found else ""
 
 
-# Settings younger than some records, with the value that says what the code did before.
-_BEFORE = {"method.lr_growth": 0.0}
-
-
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """In which settings two configurations differ: "training.epochs 1, now 2"; empty for none.
 
-    A setting that one of them lacks is "absent" there; none at all are "an empty one". A setting
-    that is null says no more than an absent one, and one that is younger than the old side has
-    there the value that it was made with.
+    A setting that one of them lacks is "absent" there; none at all are "an empty one".
 
     Args:
         old: that of a record.
         new: the one it is compared with.
     """
-    was, now = (dict(_settings(side)) for side in (old, new))
-    if now and not was:
+    if new and not old:
         return "an empty one"
-    was |= {key: value for key, value in _BEFORE.items() if key in now and key not in was}
-    keys = [key for key in sorted({*was, *now}) if was.get(key) != now.get(key)]
-    told = [f"{key} {_told(was.get(key))}, now {_told(now.get(key))}" for key in keys[:_TOLD]]
-    more = [f"{len(keys) - _TOLD} more"] if len(keys) > _TOLD else []
-    return "; ".join(told + more)
+    found = differing(old, new)
+    told = [f"{key} {_told(was)}, now {_told(now)}" for key, (was, now) in found.items()]
+    more = [f"{len(told) - _TOLD} more"] if len(told) > _TOLD else []
+    return "; ".join(told[:_TOLD] + more)
 
 
 def _told(value: Any) -> str:
     return "absent" if value is None else str(value)
-
-
-def _settings(data: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted name and value of every setting; an empty table is a value."""
-    for key, value in data.items():
-        name = f"{above}.{key}" if above else str(key)
-        if isinstance(value, Mapping) and value:
-            yield from _settings(value, name)
-        else:
-            yield name, value
 
 
 @dataclass(frozen=True)

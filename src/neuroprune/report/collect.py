@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from neuroprune.record import RecordError, RunRecord
+from neuroprune.record import RecordError, RunRecord, differing
 from neuroprune.report.figure import ReportError
 from neuroprune.report.names import number, slug, unique
 from neuroprune.report.rows import order_of
@@ -218,14 +218,11 @@ def _split(folder: str, made: Sequence[Experiment]) -> Iterator[str]:
 def _mixed(experiment: Experiment) -> Iterator[str]:
     """Cells whose runs differ in more than the seed."""
     for cell in experiment.cells:
-        settings = [dict(_table(record.config, "method")) for record in cell.records]
-        apart = sorted(
-            {key for one in settings for key in one if one.get(key) != settings[0].get(key)}
-            | {key for one in settings for key in settings[0] if key not in one}
-        )
+        first, *others = ({"method": _table(r.config, "method")} for r in cell.records)
+        apart = sorted({key for one in others for key in differing(first, one)})
         if apart:
             yield (
-                f"{experiment.name}: the runs of {cell.label} differ in method.{apart[0]}, not in "
+                f"{experiment.name}: the runs of {cell.label} differ in {apart[0]}, not in "
                 "their seed only; their mean is of different settings."
             )
 
