@@ -16,37 +16,10 @@ from neuroprune.config import ConfigError, Flops, Heads, NeuroPrune, Parameters
 from neuroprune.evaluation.size import count_flops, size_report
 from neuroprune.methods import method_for
 from neuroprune.plan import ShrinkPlan
-from neuroprune.pruner import Pruner, attach
+from neuroprune.pruner import attach
 from neuroprune.topology.sparsity import sparsity
+from tests.methods.loops import GRANULARITY, OPTIMIZERS, train
 from tests.zoo import FAMILIES, inputs_for, logits, make_inputs, make_model, silence_
-
-OPTIMIZERS = {
-    "adamw": torch.optim.AdamW,
-    "sgd": torch.optim.SGD,
-    "adafactor": torch.optim.Adafactor,
-}
-# The cheapest unit of the tiny models: 1 neuron of 3 * 32 or 2 * 32 weights.
-GRANULARITY = 0.011
-
-
-def train(
-    family: str,
-    config: NeuroPrune,
-    steps: int,
-    optimizer: str = "adamw",
-    lr: float = 1e-3,
-    seed: int = 0,
-) -> tuple[Any, Pruner]:
-    model = make_model(family, seed).train()
-    pruner = attach(model, OPTIMIZERS[optimizer](model.parameters(), lr=lr), config, steps)
-    for step in range(steps):
-        pruner.optimizer.zero_grad()
-        model(**inputs_for(model, family, step)).loss.backward()
-        pruner.optimizer.step()
-        if step == steps // 2:
-            pruner.prune()
-    pruner.finish()
-    return model, pruner
 
 
 @settings(max_examples=15)
@@ -71,7 +44,7 @@ def test_the_target_is_met(
     length: float,
 ) -> None:
     config = NeuroPrune(target=target, connectivity=connectivity, begin=begin, end=begin + length)
-    model, _ = train(family, config, steps, optimizer, lr)
+    model = train(family, config, steps, optimizer=optimizer, lr=lr).model
     reached = sparsity(anatomy_of(model)).structural_sparsity
     assert target - 1e-9 <= reached <= target + GRANULARITY
     assert torch.isfinite(logits(model, make_inputs(family))).all()
@@ -208,7 +181,7 @@ def test_the_poor_go_and_the_rich_stay() -> None:
 
 def test_a_run_continues_from_its_state() -> None:
     """Stop in the middle of the ramp, and go on in a new pruner: the same trajectory."""
-    whole, _ = train("bert", NeuroPrune(target=0.6), 30)
+    whole = train("bert", NeuroPrune(target=0.6), 30).model
     model = make_model("bert").train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     pruner = attach(model, optimizer, NeuroPrune(target=0.6), 30)
@@ -216,7 +189,7 @@ def test_a_run_continues_from_its_state() -> None:
         optimizer.zero_grad()
         model(**inputs_for(model, "bert", step)).loss.backward()
         optimizer.step()
-        if step == 15:
+        if step == 14:
             pruner.prune()
         if step == 10:
             state = json.loads(json.dumps(pruner.state_dict()))
@@ -271,7 +244,7 @@ def test_what_was_seen_of_activations_is_in_the_state(settings: dict[str, Any], 
 
 
 def test_hooks_are_gone_at_the_end() -> None:
-    model, _ = train("bert", NeuroPrune(target=0.3, connectivity="mixed"), 10)
+    model = train("bert", NeuroPrune(target=0.3, connectivity="mixed"), 10).model
     assert not any(m._forward_pre_hooks for m in model.modules())
 
 
@@ -314,7 +287,7 @@ def test_every_kind_of_target_is_met(family: str, settings: dict[str, Any]) -> N
     before = make_model(family)
     inputs = sample_inputs(before, 2, 16)
     flops = count_flops(before, inputs)
-    model, _ = train(family, config, 20)
+    model = train(family, config, 20).model
     anatomy = anatomy_of(model)
     for target in config.target:
         if isinstance(target, Heads):
@@ -334,7 +307,7 @@ def test_every_kind_of_target_is_met(family: str, settings: dict[str, Any]) -> N
 @pytest.mark.parametrize("redundancy", ["weights", "circuit", "output"])
 def test_targets_are_met_with_redundancy_and_repair(family: str, redundancy: str) -> None:
     config = NeuroPrune(target=0.6, redundancy=redundancy, theta=0.5, repair=True)
-    model, _ = train(family, config, 20)
+    model = train(family, config, 20).model
     reached = sparsity(anatomy_of(model)).structural_sparsity
     assert 0.6 <= reached <= 0.6 + GRANULARITY
     if family == "t5-gated":
