@@ -11,6 +11,7 @@ import torch
 import transformers
 from torch import nn
 
+from neuroprune.anatomy import anatomy_of
 from neuroprune.config import L1, CoFi, ConfigError, Flops, Magnitude, NeuroPrune
 from neuroprune.integrations import NeuroPruneCallback
 from neuroprune.plan import ShrinkPlan
@@ -154,3 +155,11 @@ def test_a_scheduler_that_ran_after_a_failed_step_has_the_last_word() -> None:
     step(model, optimizer)
     assert optimizer.param_groups[0]["lr"] == 5e-3
     pruner.finish()
+
+
+def test_a_model_on_several_devices_is_refused() -> None:
+    model = make_model("bert")
+    anatomy_of(model).mlps[0].up_proj.to("meta")
+    optimizer = torch.optim.AdamW(model.parameters())
+    with pytest.raises(ConfigError, match="a model on one device, got one on cpu, meta"):
+        attach(model, optimizer, NeuroPrune(target=0.5), 10)

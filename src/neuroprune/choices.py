@@ -52,7 +52,8 @@ class Connectivity(StrEnum):
     mixed: geometric mean of fisher and activity, each relative to the model's mean.
 
     With a target of `Weights`, single weights have a value that their row's connectivity multiplies
-    (`ZerosMethod`): |w| sqrt(E[(dL/dw)^2]) with fisher, |w| with strength, the paper's; no others.
+    (`ZerosMethod`): |w_ij| sqrt(r_i s_j / mean(r)) with fisher, r and s running row and column
+    means of the squared gradient; |w_ij| with strength, the paper's; no others.
     """
 
     FISHER = "fisher"

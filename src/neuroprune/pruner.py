@@ -25,7 +25,12 @@ from neuroprune.plan import ShrinkPlan
 from neuroprune.snapshots import Evaluate, Snapshots, snapshots_for
 from neuroprune.step_hooks import around_step, is_finite, is_skipped
 from neuroprune.surgery import adopt_, shrink_, unwrap_optimizer
-from neuroprune.trained import count_trained, parameters_of, warn_of_others
+from neuroprune.trained import (
+    check_one_device,
+    count_trained,
+    parameters_of,
+    warn_of_others,
+)
 
 STATE_VERSION = 1
 _ATTACHED: WeakSet[Optimizer] = WeakSet()
@@ -142,6 +147,7 @@ class Pruner:
                 "use maximize=False."
             )
         warn_of_others(self.optimizer, self.anatomy)
+        check_one_device(self.anatomy)
         self.method.setup(self.anatomy, self.optimizer)
         adopt_(model, self.anatomy.lineage)  # every checkpoint from now on carries the plan
         self._hooks = around_step(self.optimizer, self._before_step, self._after_step)

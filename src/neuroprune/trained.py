@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from neuroprune.anatomy import Anatomy
+from neuroprune.config import ConfigError
 
 
 def parameters_of(optimizer: Optimizer) -> set[Tensor]:
@@ -46,4 +47,21 @@ def warn_of_others(optimizer: Optimizer, anatomy: Anatomy) -> None:
             "train all of them. If another one does, it will go on with parameters that a cut has "
             "replaced: put them into this one, or freeze them with requires_grad_(False).",
             stacklevel=4,
+        )
+
+
+def check_one_device(anatomy: Anatomy) -> None:
+    """Refuse a model that is spread over devices: its units are compared with each other.
+
+    Args:
+        anatomy: the model's blocks.
+
+    Raises:
+        ConfigError: with the devices.
+    """
+    devices = sorted({str(matrix.device) for matrix in anatomy.matrices()})
+    if len(devices) > 1:
+        raise ConfigError(
+            f"expected a model on one device, got one on {', '.join(devices)}. Load it without "
+            "device_map, or move it: model.to(device), before the optimizer is made."
         )

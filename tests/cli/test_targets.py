@@ -186,6 +186,13 @@ def test_the_trainings_own_figure_is_preferred() -> None:
     assert [answer for _, answer in answers(record)] == ["reached 81.0%", "reached 24"]
 
 
+def test_a_time_is_what_was_planned_and_what_the_clock_says() -> None:
+    record = _record(["latency:0.3@1x64"], reached={"latency:0.3@1x64": 0.3})
+    assert [answer for _, answer in answers(record)] == ["planned 30.0%, measured 50.0% at 1x64"]
+    bare = dataclasses.replace(record, speeds={})
+    assert [answer for _, answer in answers(bare)] == ["planned 30.0%, not measured"]
+
+
 def test_what_was_not_measured_is_said() -> None:
     record = _record(["latency:0.3@1x128"])
     bare = RunRecord(config=record.config, method="neuroprune", task="t", seed=0)

@@ -307,9 +307,21 @@ def test_heads_that_share_keys_and_values_count_in_groups() -> None:
 
 def test_any_weight_sparsity_above_what_was_removed_can_be_reached() -> None:
     model = make_model("bert")
-    check_weights(Weights(0.999), anatomy_of(model))
-    check_weights(Weights(0.0), anatomy_of(model))
+    everything = set(model.parameters())
+    check_weights(Weights(0.999), anatomy_of(model), everything)
+    check_weights(Weights(0.0), anatomy_of(model), everything)
     small = without(model, [0, 1], [])
-    check_weights(Weights(size_report(small).structural_sparsity), anatomy_of(small))
-    with pytest.raises(ConfigError, match=r"Weights\(0\.1\) .* is 0\.\d+ up to"):
-        check_weights(Weights(0.1), anatomy_of(small))
+    everything = set(small.parameters())
+    removed = size_report(small).structural_sparsity
+    check_weights(Weights(removed), anatomy_of(small), everything)
+    with pytest.raises(ConfigError, match=r"Weights\(0\.1\) .* is 0\.\d+ up to, but not incl"):
+        check_weights(Weights(0.1), anatomy_of(small), everything)
+
+
+def test_weights_that_are_not_trained_stay() -> None:
+    anatomy = anatomy_of(make_model("bert"))
+    trained = {w for block in anatomy.mlps for w in block.matrices()}
+    most = sum(w.numel() for w in trained) / anatomy.dense_weights
+    check_weights(Weights(most - 1e-4), anatomy, trained)
+    with pytest.raises(ConfigError, match=r"% are in layers that the optimizer does not train: re"):
+        check_weights(Weights(most + 1e-3), anatomy, trained)

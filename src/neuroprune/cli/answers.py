@@ -31,7 +31,10 @@ def answers(record: RunRecord) -> list[tuple[str, str]]:
 
 
 def _answer(target: Target, record: RunRecord) -> str:
-    """The training's own figure where it left one, otherwise that of the saved models."""
+    """The training's own figure where it left one, otherwise that of the saved models.
+
+    A time is both: what the training planned with its calibration, and what the clock says.
+    """
     pruned = record.training.get("pruned", {})
     own = pruned.get("reached")
     value, where = own.get(str(target)) if isinstance(own, Mapping) else None, ""
@@ -39,6 +42,10 @@ def _answer(target: Target, record: RunRecord) -> str:
         return f"removed {pruned.get('removed_heads', 0)}"
     if value is None:
         value, where = _measured(target, record)
+    elif isinstance(target, Latency):
+        clock, where = _measured(target, record)
+        told = "not measured" if clock is None else f"measured {clock:.1%}{where}"
+        return f"planned {value:.1%}, {told}"
     if value is None:
         return "not measured"
     form = ",.0f" if isinstance(target, Heads | Parameters) else ".1%"

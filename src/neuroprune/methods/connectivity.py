@@ -115,8 +115,7 @@ class UnitConnectivity:
         if not found:
             return
         total = torch.stack([x.sum().float() for x in found.values()]).sum()
-        number = sum(len(x) for x in found.values())
-        factor = number / total.clamp_min(torch.finfo(torch.float32).tiny)
+        factor = to_mean_one(total, sum(len(x) for x in found.values()))
         rate = 1.0 / min(self.seen, self.horizon)
         for name, x in found.items():
             old = self.fisher.get(name)
@@ -227,3 +226,16 @@ def check_seen(kind: Connectivity | str, seen: int) -> None:
             "taken. Call finish() after training, detach() to leave the model as it is, or use "
             'connectivity="strength".'
         )
+
+
+def to_mean_one(total: Tensor, number: int) -> Tensor:
+    """What so many scores of this sum are multiplied by, so that their mean is 1.
+
+    A batch of which the loss says nothing (a sum of 0) counts as 0 for all, which changes no ratio.
+
+    Args:
+        total: their sum, >= 0, float32, shape ().
+        number: how many.
+    """
+    largest = torch.finfo(torch.float32).max
+    return torch.where(total > 0, (number / total).clamp_max(largest), 0.0)

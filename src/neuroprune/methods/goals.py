@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from neuroprune.anatomy import Anatomy
 from neuroprune.config import (
@@ -157,23 +157,30 @@ def measured(target: Target, anatomy: Anatomy, model: nn.Module) -> Goal:
     return Goal(target, cost, cost.kept(counts), kept, whole)
 
 
-def check_weights(target: Weights, anatomy: Anatomy) -> None:
-    """Refuse a weight sparsity below what was removed before. Any above it can be reached.
+def check_weights(target: Weights, anatomy: Anatomy, trained: Container[Tensor]) -> None:
+    """Refuse a weight sparsity below what was removed before, or above what is trained.
 
     Args:
         target: the target.
         anatomy: the model's blocks.
+        trained: the parameters that the optimizer trains; others keep their weights.
 
     Raises:
         ConfigError: with the range.
     """
     removed = sparsity(anatomy).structural_sparsity
-    if target.sparsity < removed - _ROUNDING:
-        raise ConfigError(
-            f"Weights({target.sparsity:g}) cannot be reached with this model, of whose weights "
-            f"that share and more was removed before: reachable is {_inward(removed, up=True):g} "
-            "up to, but not including, 1."
-        )
+    fixed = sum(int(w.count_nonzero()) for w in anatomy.matrices() if w not in trained)
+    most = 1.0 - fixed / anatomy.dense_weights
+    if removed - _ROUNDING <= target.sparsity <= most + _ROUNDING:
+        return
+    upto = f"to {_inward(most, up=False):g}" if fixed else "up to, but not including, 1"
+    why = "that share and more was removed before"
+    if target.sparsity > most:
+        why = f"{fixed / anatomy.dense_weights:.1%} are in layers that the optimizer does not train"
+    raise ConfigError(
+        f"Weights({target.sparsity:g}) cannot be reached with this model, of whose weights {why}: "
+        f"reachable is {_inward(removed, up=True):g} {upto}."
+    )
 
 
 def check_heads(target: Heads, anatomy: Anatomy) -> None:

@@ -15,7 +15,7 @@ from neuroprune.config import ConfigError, Magnitude, Structural, Structure, Wei
 from neuroprune.control.schedule import cubic_sparsity
 from neuroprune.core.allocation import lowest_scores
 from neuroprune.core.importance import mean_square_per_unit
-from neuroprune.methods.goals import achieved
+from neuroprune.methods.goals import achieved, check_weights
 from neuroprune.methods.masks import ZeroMask, magnitude
 from neuroprune.methods.method import Method, StepSizeOf, schedule_length, step_sizes
 from neuroprune.methods.units import plan_of
@@ -57,10 +57,11 @@ class MagnitudeMethod(Method[Magnitude]):
         """Take what is zero already as masked.
 
         Raises:
-            ConfigError: single weights are masked, and the optimizer has no learning rates.
+            ConfigError: single weights are masked, and the optimizer has no learning rates or does
+                not train enough of them.
         """
         if self.config.structure is Structure.WEIGHTS:
-            step_sizes(optimizer)
+            check_weights(Weights(self.config.target), anatomy, step_sizes(optimizer))
         self._remember_zeros(anatomy)
 
     def scheduled(self) -> float:

@@ -75,8 +75,7 @@ class RankedWeights(Method[RankedT]):
         Raises:
             ConfigError: the target is out of reach, or the optimizer has no learning rates.
         """
-        step_sizes(optimizer)
-        check_weights(self.target, anatomy)
+        check_weights(self.target, anatomy, step_sizes(optimizer))
         self._mask.remember(anatomy)
 
     def gone(self, anatomy: Anatomy, at_end: bool = False) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from neuroprune.anatomy import Anatomy
 from neuroprune.core.importance import first_order_per_weight, square_factors
+from neuroprune.methods.connectivity import to_mean_one
 
 
 class WeightConnectivity:
@@ -21,8 +22,8 @@ class WeightConnectivity:
 
     r and s are row and column means of a matrix's squared gradient, divided by the mean over all
     matrices: only ratios matter to a ranking, and a mean of ratios does not depend on the scale of
-    the loss, on gradient clipping or on a gradient scaler. A matrix of n x m weights takes n + m
-    numbers, so that memory does not grow and a checkpoint can hold them.
+    the loss, on gradient clipping or on a gradient scaler. What is followed of a matrix of n x m
+    weights takes n + m numbers, so that a checkpoint can hold it.
 
     Args:
         horizon: batches that the running means remember.
@@ -34,23 +35,23 @@ class WeightConnectivity:
         self._factors: dict[str, tuple[Tensor, Tensor]] = {}
 
     @torch.no_grad()
-    def observe_(self, anatomy: Anatomy) -> None:
+    def observe_(self, anatomy: Anatomy, trained: Container[Tensor]) -> None:
         """Take in the gradients of one batch.
 
         Args:
             anatomy: the model's blocks.
+            trained: the parameters that the optimizer trains; gradients of others pile up.
         """
-        self.seen += 1
         found = {
             name: square_factors(w.grad)
             for name, w in _named(anatomy)
-            if w.grad is not None and w.numel()
+            if w.grad is not None and w.numel() and w in trained
         }
         if not found:
             return
+        self.seen += 1
         total = torch.stack([r.sum().float() * len(s) for r, s in found.values()]).sum()
-        number = sum(len(r) * len(s) for r, s in found.values())
-        factor = number / total.clamp_min(torch.finfo(torch.float32).tiny)
+        factor = to_mean_one(total, sum(len(r) * len(s) for r, s in found.values()))
         rate = 1.0 / min(self.seen, self.horizon)
         for name, (r, s) in found.items():
             new = (r.mul_(factor), s.mul_(factor))
@@ -60,18 +61,20 @@ class WeightConnectivity:
                 old[1].to(new[1]).lerp(new[1], rate),
             )
 
-    @torch.no_grad()
-    def scores(self, anatomy: Anatomy) -> dict[Tensor, Tensor]:
-        """Matrix -> score of each of its weights, of its shape; 0 without a gradient.
+    def scores_of(self, anatomy: Anatomy) -> Callable[[Tensor], Tensor]:
+        """A function: matrix -> score of each of its weights, a new tensor; 0 without a gradient.
 
         Args:
             anatomy: the model's blocks.
         """
-        out = {}
-        for name, w in _named(anatomy):
-            r, s = self._factors.get(name, (w.new_zeros(len(w)), w.new_zeros(w.shape[1])))
-            out[w] = first_order_per_weight(w, r.to(w.device), s.to(w.device))
-        return out
+        names = {matrix: name for name, matrix in _named(anatomy)}
+
+        def score(w: Tensor) -> Tensor:
+            nothing = (torch.zeros(w.shape[0]), torch.zeros(w.shape[1]))
+            r, s = self._factors.get(names[w], nothing)
+            return first_order_per_weight(w, r.to(w.device), s.to(w.device))
+
+        return score
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-ready state; the factors as safetensors in base64."""

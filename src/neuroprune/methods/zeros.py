@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor
+from torch.optim import Optimizer
 
 from neuroprune.anatomy import Anatomy
 from neuroprune.config import ConfigError, Connectivity, NeuroPrune
@@ -28,9 +29,10 @@ class ZerosMethod(RankedWeights[NeuroPrune]):
         keep w_ij   where   v_ij * c_i > tau,    tau: so many weights are zero as scheduled
 
     c_i is the row's connectivity in MLP matrices and 1 in attention. v_ij is |w_ij| in the paper,
-    here `connectivity="strength"`; by default it is what the loss says of the weight, the running
-    sqrt(E[(w_ij dL/dw_ij)^2]). Rows that lost weights lose more, and neurons and heads that have
-    lost all are removed physically when training ends.
+    here `connectivity="strength"`; by default it is what the loss says of the weight, |w_ij|
+    sqrt(r_i s_j / mean(r)), r and s being running row and column means of the squared gradient.
+    Rows that lost weights lose more, and neurons and heads that have lost all are removed
+    physically when training ends, which may remove a little more than was asked.
 
     Args:
         config: with a target of `Weights`.
@@ -59,11 +61,18 @@ class ZerosMethod(RankedWeights[NeuroPrune]):
         self.by_loss: WeightConnectivity | None = None
         if kind is Connectivity.FISHER:
             self.by_loss = WeightConnectivity(horizon_of(self.ramp.steps))
+        self._optimizer: Optimizer | None = None
+
+    def setup(self, anatomy: Anatomy, optimizer: Optimizer) -> None:
+        """Refuse what cannot be reached; what is zero already stays zero."""
+        super().setup(anatomy, optimizer)
+        self._optimizer = optimizer
 
     def observe_(self, anatomy: Anatomy) -> None:
         """Follow what the loss says of every weight, until nothing more goes."""
-        if self.by_loss is not None and self.step < self.ramp.last:
-            self.by_loss.observe_(anatomy)
+        if self.by_loss is not None and self._optimizer is not None and self.step < self.ramp.last:
+            groups = self._optimizer.param_groups
+            self.by_loss.observe_(anatomy, {p for group in groups for p in group["params"]})
 
     def mask_(self, anatomy: Anatomy, step_size_of: StepSizeOf, gone: int) -> None:
         """Those of the lowest v * c_i become zero.
@@ -77,16 +86,16 @@ class ZerosMethod(RankedWeights[NeuroPrune]):
             ConfigError: no step was taken, so that there is nothing to choose by.
         """
         attaching = {w for block in anatomy.mlps for w in block.matrices()}
-        of: Mapping[Tensor, Tensor] = {}
+        value: Callable[[Tensor], Tensor] = magnitude
         if self.by_loss is not None:
             check_seen(self.config.connectivity, self.by_loss.seen)
-            of = self.by_loss.scores(anatomy)
+            value = self.by_loss.scores_of(anatomy)
 
         def level(weight: Tensor) -> Tensor:
-            value = of[weight] if weight in of else magnitude(weight)
-            if weight not in attaching:
-                return value
-            return value * connectivity(weight, self.config.eps).unsqueeze(1)
+            found = value(weight)
+            if weight in attaching:
+                found.mul_(connectivity(weight, self.config.eps).unsqueeze(1))
+            return found
 
         self._mask.grow_(anatomy, step_size_of, gone, level)
 
@@ -96,7 +105,19 @@ class ZerosMethod(RankedWeights[NeuroPrune]):
         return {**super().state_dict(), **seen}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue at the saved step."""
+        """Continue at the saved step.
+
+        Raises:
+            ConfigError: weights are still to go, and the state is from before they were chosen by
+                what the loss says.
+        """
         super().load_state_dict(state)
-        if self.by_loss is not None:
-            self.by_loss.load_state_dict(state["by_loss"])
+        if self.by_loss is None or (self.step >= self.ramp.last and "by_loss" not in state):
+            return
+        if "by_loss" not in state:
+            raise ConfigError(
+                f"the state is of step {self.step} of a run that chose weights by their size "
+                f"alone; until step {self.ramp.last} more are to go by what the loss says of them. "
+                "Expected a state with what was seen of the gradients: start the training anew."
+            )
+        self.by_loss.load_state_dict(state["by_loss"])
