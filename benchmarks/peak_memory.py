@@ -27,6 +27,7 @@ TRAININGS: dict[str, dict[str, Any] | None] = {
     "paper mode, prox": {"name": "neuroprune", "apply": "prox", "alpha": 1.0, "beta": 1.0},
     "target 0.5": {"name": "neuroprune", "target": 0.5},
     "target 0.8": {"name": "neuroprune", "target": 0.8},
+    "weights 0.8": {"name": "neuroprune", "target": "weights:0.8"},
     "target 0.8, outputs compared": {"name": "neuroprune", "target": 0.8, "redundancy": "output"},
 }
 

@@ -1,8 +1,8 @@
 """What attaching a method costs: time of a training step, of `prune()`, memory, and imports.
 
 - step: MiniLM shape, batch 32 x 64 tokens, AdamW, clipping at 1.0; a plain step against a step with
-  NeuroPrune attached in both apply modes and with a target. The variants take turns, each on a
-  model of its own.
+  NeuroPrune attached in both apply modes and with a target of units or of weights. The variants
+  take turns, each on a model of its own.
 - prune: `Pruner.prune()` on a BERT-base shape with AdamW state, once where no head is redundant and
   once where nearly all are.
 - memory: peak of what the penalty gradient and the proximal step allocate, as a multiple of the
@@ -82,6 +82,7 @@ def step_times(repeats: int, batch: int, tokens: int) -> dict[str, dict[str, Any
             "step_penalty": trainer_of(NeuroPrune(apply="penalty"), batch, tokens),
             "step_prox": trainer_of(NeuroPrune(apply="prox"), batch, tokens),
             "step_target": trainer_of(NeuroPrune(target=0.8), batch, tokens),
+            "step_weights": trainer_of(NeuroPrune(target="weights:0.8"), batch, tokens),
         },
         repeats,
     )
@@ -184,7 +185,7 @@ def import_check() -> dict[str, dict[str, Any]]:
 def failures(speeds: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """What misses its limit, one line each."""
     out = []
-    for name in ("step_penalty", "step_prox", "step_target"):
+    for name in ("step_penalty", "step_prox", "step_target", "step_weights"):
         ratio = speeds[name]["cost"]
         if ratio > STEP_LIMIT:
             out.append(f"{name}: {ratio:.3f}x a plain step, limit {STEP_LIMIT}x")

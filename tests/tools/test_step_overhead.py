@@ -16,6 +16,7 @@ def _measured(**changes: Any) -> dict[str, dict[str, Any]]:
         "step_penalty": {"cost": 1.04},
         "step_prox": {"cost": 1.0},
         "step_target": {"cost": 1.02},
+        "step_weights": {"cost": 1.03},
         "prune_no_redundant_head": {"median_ms": 100.0},
         "memory_prox": {"times_largest_matrix": 1.005},
         "import": {"loaded": "none of them"},
