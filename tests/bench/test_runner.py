@@ -292,6 +292,20 @@ def test_the_dense_run_teaches_where_the_method_asks_for_it(
     assert RunConfig.from_dict(record.config).method == asked
 
 
+def test_models_saved_on_the_way_are_in_the_record(
+    config: RunConfig, place: Path, tmp_path: Path
+) -> None:
+    asked = NeuroPrune(target=0.6, begin=0.0, end=0.9, snapshots=(0.3,))
+    config = replace(config, training=replace(config.training, max_steps=10), method=asked)
+    record = run(config.with_seed(1), tmp_path / "a", place)
+    taken = record.training["pruned"]["snapshots"]
+    assert [entry["asked"] for entry in taken] == [0.3, 0.6]
+    for entry in taken:
+        assert entry["structural_sparsity"] == pytest.approx(entry["asked"], abs=0.02)
+        assert entry["metrics"].keys() == record.metrics["dense"].keys()
+        assert entry["step"] <= 10 and "path" not in entry
+
+
 SCRATCH = """
 [model.scratch]
 {model}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from neuroprune.report.pareto import (
     plot_quality_against_speed,
     plot_snapshots,
 )
+from neuroprune.report.snapshots import read_snapshots
 from tests.report.records import experiment, made_up
 
 pytest.importorskip("matplotlib")
@@ -149,6 +151,19 @@ def test_snapshots_are_points_of_one_training(tmp_path: Path) -> None:
     assert {"50%", "80%", "dense", "accuracy (%)"} <= set(texts(with_dense))
     alone = plot_snapshots(_snapshots(tmp_path / "b.json", entries), tmp_path / "b")[0]
     assert "dense" not in texts(alone)
+
+
+def test_snapshots_of_a_record_end_with_the_finished_model(tmp_path: Path) -> None:
+    record = made_up(1, 0.8, 0.85, 2.0)
+    taken = [{"structural_sparsity": share, "metrics": {"accuracy": 0.7}} for share in (0.5, 0.8)]
+    training = {**record.training, "pruned": {"snapshots": taken}}
+    dataclasses.replace(record, training=training).save(tmp_path / "seed-1.json")
+    found = read_snapshots(tmp_path / "seed-1.json")
+    assert found.points == ((0.5, 0.7), (0.8, record.metrics["pruned"]["accuracy"]))
+    assert found.dense == record.metrics["dense"]["accuracy"]
+    record.save(tmp_path / "none.json")
+    with pytest.raises(ReportError, match="expected a list of snapshots"):
+        read_snapshots(tmp_path / "none.json")
 
 
 @pytest.mark.parametrize(

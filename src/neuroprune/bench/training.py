@@ -7,7 +7,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ class TrainingResult:
         last_loss: the same of the last tenth.
         removed: what a method removed, counting the dense model's units.
         reached: what was asked for, as text, and where the model stands.
+        snapshots: of the models that were saved on the way, size, step and quality.
     """
 
     seconds: float
@@ -62,6 +63,7 @@ class TrainingResult:
     last_loss: float
     removed: ShrinkPlan | None = None
     reached: Mapping[str, float] | None = None
+    snapshots: Sequence[Mapping[str, Any]] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form; of what was removed, the numbers of units."""
@@ -81,6 +83,11 @@ class TrainingResult:
                 out["removed_hidden"] = len(self.removed.remove_hidden)
         if self.reached:
             out["reached"] = dict(self.reached)
+        if self.snapshots:
+            out["snapshots"] = [
+                {key: value for key, value in entry.items() if key != "path"}
+                for entry in self.snapshots
+            ]
         return out
 
 
@@ -203,6 +210,7 @@ def fine_tune(
         statistics.fmean(watch.losses[-tenth:]),
         None if pruning is None else pruning.removed,
         None if pruning is None else pruning.reached,
+        () if pruning is None else pruning.snapshots,
     )
 
 

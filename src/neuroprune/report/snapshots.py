@@ -28,13 +28,15 @@ class Snapshots:
 
 
 def read_snapshots(path: Path) -> Snapshots:
-    """Read a list of snapshots, or an object that has it as "snapshots".
+    """Read a list of snapshots, an object that has it as "snapshots", or the record of such a run.
 
     The object may name the "metric" (otherwise the first one counts) and the metrics of the "dense"
     model:
 
         {"metric": "accuracy", "dense": {"accuracy": 0.90},
          "snapshots": [{"structural_sparsity": 0.5, "metrics": {"accuracy": 0.89}}]}
+
+    Of a record, the last snapshot has the quality of the finished model, after recovery.
 
     Args:
         path: the file.
@@ -48,6 +50,8 @@ def read_snapshots(path: Path) -> Snapshots:
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ReportError(f"{path}: expected a JSON file of snapshots: {error}.") from error
     whole: Mapping[str, Any] = data if isinstance(data, Mapping) else {"snapshots": data}
+    if "record_version" in whole:
+        whole = _of_record(whole)
     entries = whole.get("snapshots")
     if not isinstance(entries, list) or not entries:
         raise ReportError(
@@ -59,6 +63,15 @@ def read_snapshots(path: Path) -> Snapshots:
     dense = whole.get("dense")
     known = _number(dense.get(metric)) if isinstance(dense, Mapping) else None
     return Snapshots(str(metric), tuple(points), known)
+
+
+def _of_record(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The snapshots of a record, as an object of their own."""
+    pruned, metrics = record["training"].get("pruned", {}), record["metrics"]
+    entries = list(pruned.get("snapshots", []))
+    if entries and "pruned" in metrics:
+        entries[-1] = {**entries[-1], "metrics": metrics["pruned"]}
+    return {"snapshots": entries, "dense": metrics.get("dense")}
 
 
 def _point(path: Path, entry: Any, metric: str) -> tuple[float, float]:
