@@ -68,14 +68,15 @@ def test_nothing_is_removed_after_the_ramp_or_before_it(family: str) -> None:
     assert pruner.finish() == pruner.removed
 
 
+@pytest.mark.parametrize(("optimizer_name", "lr"), [("sgd", 1e-2), ("adamw", 1e-3)])
 @pytest.mark.parametrize("family", ["bert", "t5-gated", "opt"])
 def test_cutting_while_training_equals_masked_training(
-    family: str, monkeypatch: pytest.MonkeyPatch
+    family: str, optimizer_name: str, lr: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same units, silenced for good instead of cut, give the same losses: no jump.
 
-    Plain SGD, with the same learning rates; without pressure, which a replay could not apply to
-    units that are gone.
+    With the same learning rates; without pressure, which a replay could not apply to units that
+    are gone.
     """
     monkeypatch.setattr("neuroprune.methods.pressure.Pressure.condemn", lambda *a, **k: None)
     gone: list[ShrinkPlan] = []
@@ -83,7 +84,7 @@ def test_cutting_while_training_equals_masked_training(
 
     def losses(cut: bool) -> list[float]:
         model = make_model(family).double().train()
-        optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+        optimizer = OPTIMIZERS[optimizer_name](model.parameters(), lr=lr)
         pruner = attach(model, optimizer, NeuroPrune(target=0.6), 30) if cut else None
         out = []
         for step in range(30):
@@ -93,7 +94,7 @@ def test_cutting_while_training_equals_masked_training(
             if pruner is not None:
                 scales.append(pruner.method.rate_scale(pruner.anatomy))
             else:
-                optimizer.param_groups[0]["lr"] = 1e-2 * scales[step]
+                optimizer.param_groups[0]["lr"] = lr * scales[step]
             optimizer.step()
             optimizer.zero_grad()
             if pruner is not None:
