@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuroprune.core.group_lasso import group_lasso, group_lasso_prox_, norm_per_unit
-from neuroprune.core.movement import lowest_mask, movement, movement_per_unit
+from neuroprune.core.movement import movement, movement_per_unit
 from neuroprune.core.units import mean_absolute_per_unit, scale_units_, sum_per_unit, unit_size
 from tests import strategies as draw
 from tests.reference import rivals
@@ -178,17 +178,3 @@ def test_movement_is_the_loop(dtype: torch.dtype, group: tuple, seed: int) -> No
     for (w, g), product in zip(pairs, products, strict=True):
         near = {"rtol": draw.RTOL[torch.float32], "atol": 1e-7}
         np.testing.assert_allclose(movement(w, g), -product, **near)
-
-
-@given(
-    values=st.lists(st.sampled_from([-1.0, -0.5, 0.0, 0.0, 0.25, 1.0]), min_size=0, max_size=20),
-    cut=st.integers(0, 20),
-    count=st.integers(-2, 25),
-)
-def test_the_lowest_are_masked_exactly(values: list[float], cut: int, count: int) -> None:
-    """Ties included: as many as asked for, never more."""
-    parts = [torch.tensor([values[:cut]]), torch.tensor([values[cut:]])]
-    masks = lowest_mask(parts, count)
-    found = torch.cat([m.flatten() for m in masks]).tolist()
-    assert found == rivals.lowest(values, count)
-    assert [m.shape for m in masks] == [p.shape for p in parts]

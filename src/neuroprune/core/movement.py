@@ -1,11 +1,10 @@
-"""Movement: how fast weights have moved away from zero, and the mask of those that have least."""
+"""Movement: how fast weights have moved away from zero."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from neuroprune.core.connectivity import accumulation_dtype
@@ -56,28 +55,3 @@ def movement_per_unit(
     Reference: Lagunas et al. (2021), arXiv 2109.04838 (one score a block).
     """
     return sum_per_unit([movement(*pair) for pair in rows], [movement(*p) for p in columns], units)
-
-
-def lowest_mask(
-    scores: Sequence[Float[Tensor, "_ _"]], count: int
-) -> tuple[Bool[Tensor, "_ _"], ...]:
-    """Marks of the `count` lowest entries of all matrices together; ties: the earlier first.
-
-    Args:
-        scores: matrices, no NaN.
-        count: how many, clipped to what there is.
-
-    Returns:
-        For each matrix a mask of its shape, true for the lowest.
-    """
-    total = sum(s.numel() for s in scores)
-    count = min(count, total)
-    if count <= 0:
-        return tuple(torch.zeros_like(s, dtype=torch.bool) for s in scores)
-    flat = torch.cat([s.flatten() for s in scores])
-    level = flat.kthvalue(count).values
-    mask = flat < level
-    ties = (flat == level).nonzero().squeeze(1)
-    mask[ties[: count - int(mask.sum())]] = True
-    parts = mask.split([s.numel() for s in scores])
-    return tuple(part.view(s.shape) for part, s in zip(parts, scores, strict=True))

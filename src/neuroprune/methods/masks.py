@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from neuroprune.anatomy import Anatomy
-from neuroprune.core.movement import lowest_mask
+from neuroprune.core.selection import lowest_masks
 from neuroprune.methods.method import StepSizeOf, trained
 
 
@@ -27,6 +28,7 @@ class ZeroMask:
         Args:
             anatomy: the model's blocks.
         """
+        self._keep = {}  # before the new ones are made, which take as much again
         self._keep = {w: w.detach() != 0 for w in anatomy.matrices() if w.requires_grad}
 
     @torch.no_grad()
@@ -54,8 +56,8 @@ class ZeroMask:
         matrices = [w for w in trained(tuple(anatomy.matrices()), step_size_of) if w.numel()]
         count = gone - (anatomy.dense_weights - anatomy.kept_weights)
         # Zeros count already, so they go before others whose level is 0.
-        levels = [level(w).masked_fill_(w == 0, -1.0) for w in matrices]
-        for w, lowest in zip(matrices, lowest_mask(levels, count), strict=True):
+        levels = partial(map, lambda w: level(w).masked_fill_(w == 0, -1.0), matrices)
+        for w, lowest in zip(matrices, lowest_masks(levels, count), strict=True):
             w.masked_fill_(lowest, 0.0)
         self.remember(anatomy)
 

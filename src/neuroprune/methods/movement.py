@@ -11,7 +11,8 @@ from torch.optim import Optimizer
 
 from neuroprune.anatomy import Anatomy
 from neuroprune.config import Config, ConfigError, Movement, Structure
-from neuroprune.core.movement import lowest_mask, movement, movement_per_unit
+from neuroprune.core.movement import movement, movement_per_unit
+from neuroprune.core.selection import lowest_mask
 from neuroprune.core.units import scale_units_
 from neuroprune.methods.connectivity import check_trained
 from neuroprune.methods.method import Method, StepSizeOf, trained
