@@ -13,7 +13,7 @@ from neuroprune.config import ConfigError, Connectivity, NeuroPrune
 from neuroprune.core.connectivity import connectivity
 from neuroprune.methods.connectivity import check_seen, horizon_of
 from neuroprune.methods.masks import magnitude
-from neuroprune.methods.method import StepSizeOf
+from neuroprune.methods.method import StepSizeOf, step_sizes
 from neuroprune.methods.ranked_weights import RankedWeights
 from neuroprune.methods.weight_connectivity import WeightConnectivity
 
@@ -71,8 +71,7 @@ class ZerosMethod(RankedWeights[NeuroPrune]):
     def observe_(self, anatomy: Anatomy) -> None:
         """Follow what the loss says of every weight, until nothing more goes."""
         if self.by_loss is not None and self._optimizer is not None and self.step < self.ramp.last:
-            groups = self._optimizer.param_groups
-            self.by_loss.observe_(anatomy, {p for group in groups for p in group["params"]})
+            self.by_loss.observe_(anatomy, step_sizes(self._optimizer))
 
     def mask_(self, anatomy: Anatomy, step_size_of: StepSizeOf, gone: int) -> None:
         """Those of the lowest v * c_i become zero.
@@ -112,12 +111,13 @@ class ZerosMethod(RankedWeights[NeuroPrune]):
                 what the loss says.
         """
         super().load_state_dict(state)
-        if self.by_loss is None or (self.step >= self.ramp.last and "by_loss" not in state):
+        if self.by_loss is None:
             return
-        if "by_loss" not in state:
+        if "by_loss" in state:
+            self.by_loss.load_state_dict(state["by_loss"])
+        elif self.step < self.ramp.last:
             raise ConfigError(
                 f"the state is of step {self.step} of a run that chose weights by their size "
                 f"alone; until step {self.ramp.last} more are to go by what the loss says of them. "
                 "Expected a state with what was seen of the gradients: start the training anew."
             )
-        self.by_loss.load_state_dict(state["by_loss"])
