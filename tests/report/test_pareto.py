@@ -176,6 +176,7 @@ def test_snapshots_of_a_record_end_with_the_finished_model(tmp_path: Path) -> No
         ([{"structural_sparsity": 0.5}], "expected 'structural_sparsity' and 'metrics'"),
         ([{"structural_sparsity": 0.5, "metrics": {}}], "with 'quality' in every snapshot"),
         ([3], "expected 'structural_sparsity'"),
+        ({"record_version": 1, "task": "t"}, "a RunRecord has the keys"),
     ],
 )
 def test_a_file_of_another_form(tmp_path: Path, data: Any, message: str) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from neuroprune.record import RecordError, RunRecord
 from neuroprune.report.figure import ReportError
 
 
@@ -51,7 +52,10 @@ def read_snapshots(path: Path) -> Snapshots:
         raise ReportError(f"{path}: expected a JSON file of snapshots: {error}.") from error
     whole: Mapping[str, Any] = data if isinstance(data, Mapping) else {"snapshots": data}
     if "record_version" in whole:
-        whole = _of_record(whole)
+        try:
+            whole = _of_record(RunRecord.from_dict(whole))
+        except RecordError as error:
+            raise ReportError(f"{path}: {error}") from error
     entries = whole.get("snapshots")
     if not isinstance(entries, list) or not entries:
         raise ReportError(
@@ -65,9 +69,9 @@ def read_snapshots(path: Path) -> Snapshots:
     return Snapshots(str(metric), tuple(points), known)
 
 
-def _of_record(record: Mapping[str, Any]) -> Mapping[str, Any]:
+def _of_record(record: RunRecord) -> Mapping[str, Any]:
     """The snapshots of a record, as an object of their own."""
-    pruned, metrics = record["training"].get("pruned", {}), record["metrics"]
+    pruned, metrics = record.training.get("pruned", {}), record.metrics
     entries = list(pruned.get("snapshots", []))
     if entries and "pruned" in metrics:
         entries[-1] = {**entries[-1], "metrics": metrics["pruned"]}
