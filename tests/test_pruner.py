@@ -16,6 +16,7 @@ import neuroprune
 from neuroprune.anatomy import anatomy_of
 from neuroprune.config import L1, ConfigError, Magnitude, NeuroPrune
 from neuroprune.pruner import NonFiniteError, PrunerError, attach
+from neuroprune.surgery import OptimizerStateError
 from neuroprune.topology.sparsity import sparsity
 from tests.reference import paper
 from tests.zoo import FAMILIES, HEADS, inputs_for, logits, make_inputs, make_model
@@ -477,6 +478,27 @@ class OwnSteps(torch.optim.SGD):
         self.param_groups[0]["lr"] = 0.01
         super().step()
         self.param_groups[0]["lr"] = None
+
+
+class InBlocks(torch.optim.SGD):
+    """As the 8-bit optimizers: a state in flat blocks."""
+
+    def step(self, closure: Any = None) -> None:
+        super().step()
+        for group in self.param_groups:
+            for p in group["params"]:
+                self.state[p]["absmax"] = torch.zeros(-(-p.numel() // 256) + 1)
+
+
+def test_a_state_that_cannot_be_cut_is_refused_at_the_first_step() -> None:
+    """Not where the first units go, which may be hours later."""
+    model = make_model("bert")
+    optimizer = InBlocks(model.parameters(), lr=0.01)
+    pruner = attach(model, optimizer, NeuroPrune(target=0.5), total_steps=100)
+    with pytest.raises(OptimizerStateError, match=r"'absmax'.*Use AdamW"):
+        train(model, optimizer, range(1))
+    assert pruner.steps == 1
+    assert not pruner.removed
 
 
 def test_an_optimizer_that_chooses_its_own_steps() -> None:

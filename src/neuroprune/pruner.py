@@ -27,6 +27,7 @@ from neuroprune.step_hooks import around_step, is_finite, is_skipped
 from neuroprune.surgery import adopt_, shrink_, unwrap_optimizer
 from neuroprune.trained import (
     check_one_device,
+    check_state_is_sliceable,
     count_trained,
     parameters_of,
     warn_of_others,
@@ -85,6 +86,7 @@ def attach(
             `snapshot_dir` or `evaluate`, asks for what cannot be reached, or the teacher answers
             another question.
         PrunerError: the optimizer trains none of the model's prunable matrices, or has a pruner.
+        OptimizerStateError: from the first step, where its state cannot follow a cut.
 
     Example:
         >>> pruner = attach(model, optimizer, NeuroPrune(alpha=1e-4, beta=1e-3, theta=0.15))
@@ -173,8 +175,8 @@ class Pruner:
     def _open_mlps(self) -> set[str]:
         return {block.name for block in self.anatomy.mlps if self.method.is_open(block)}
 
-    def _take_snapshot(self, budget: float) -> None:
-        if self.snapshots is not None:
+    def _take_snapshot(self, budget: float | None) -> None:
+        if self.snapshots is not None and budget is not None:
             reached = self.anatomy.structural_sparsity
             self.snapshots.take(self.model, budget, reached, self.steps)
 
@@ -366,10 +368,10 @@ class Pruner:
         if self._distillation is not None:
             self._distillation.step_(optimizer)
         self.steps += 1
+        if self.steps == 1:  # not hours later, at the first cut
+            check_state_is_sliceable(optimizer, self.anatomy)
         self._cut(self.method.cut_now(self.anatomy))
-        budget = self.method.snapshot_due
-        if budget is not None:
-            self._take_snapshot(budget)
+        self._take_snapshot(self.method.snapshot_due)
 
     def _step_size_of(self) -> StepSizeOf:
         """Parameter -> its learning rate now; read off the optimizer where a method asks."""

@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from neuroprune.anatomy import Anatomy
 from neuroprune.config import ConfigError
+from neuroprune.surgery.optimizer_state import check_state
 
 
 def parameters_of(optimizer: Optimizer) -> set[Tensor]:
@@ -48,6 +49,20 @@ def warn_of_others(optimizer: Optimizer, anatomy: Anatomy) -> None:
             "replaced: put them into this one, or freeze them with requires_grad_(False).",
             stacklevel=4,
         )
+
+
+def check_state_is_sliceable(optimizer: Optimizer, anatomy: Anatomy) -> None:
+    """Refuse an optimizer whose state cannot follow a cut, as soon as it has one.
+
+    Args:
+        optimizer: the torch optimizer, not a wrapper, after a step.
+        anatomy: the model's blocks.
+
+    Raises:
+        OptimizerStateError: with the state's name and shape.
+    """
+    for dim in (0, 1):
+        check_state(optimizer, dict.fromkeys(anatomy.matrices(), dim))
 
 
 def check_one_device(anatomy: Anatomy) -> None:
