@@ -162,7 +162,8 @@ def test_a_model_has_one_origin() -> None:
         ModelConfig(source="x", scratch={"model_type": "t5", "vocab_size": 300})
     with pytest.raises(ConfigError, match="scratch needs vocab_size"):
         ModelConfig(scratch={"model_type": "t5"})
-    assert ModelConfig(source="x").origin == "x"
+    assert ModelConfig(source="x").origin(3) == "x"
+    assert ModelConfig(source="run-{seed}/pruned").origin(3) == "run-3/pruned"
 
 
 @pytest.mark.parametrize("name", ["learning_rate", "weight_decay", "max_grad_norm"])

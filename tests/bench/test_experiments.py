@@ -75,6 +75,11 @@ def test_the_tasks_that_are_asked_for_are_there() -> None:
         "multi30k-scratch",
         "paper",
         "wikitext2",
-        "transfer",
+        "pretraining-opt",
+        "pretraining-bert",
+        "reviews",
+        "sst2-to-reviews",
+        "mrpc-to-rte",
+        "rte-to-mrpc",
         "post-training",
     }

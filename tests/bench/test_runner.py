@@ -60,7 +60,10 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def _start(config: RunConfig, place: Path) -> tuple[Any, TaskData]:
     model, tokenizer = load_model_and_tokenizer(
-        config.model.origin, config.task, num_labels=2, seed=config.training.seed
+        config.model.origin(config.training.seed),
+        config.task,
+        num_labels=2,
+        seed=config.training.seed,
     )
     return model, load_task(config.task, tokenizer, place)
 

