@@ -119,6 +119,20 @@ def test_a_new_record_makes_the_table_stale(results: Path, tmp_path: Path) -> No
     assert stale_tables(document, results) == ["table:sst2"]
 
 
+def test_a_model_that_was_cut_before_is_not_called_dense(results: Path) -> None:
+    for seed in (1, 2):
+        path = results / f"sst2/neuroprune-paper/seed-{seed}.json"
+        record = RunRecord.load(path)
+        record.sizes["dense"]["structural_sparsity"] = 0.8
+        record.save(path)
+    text = render(MARKED, results)
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    assert rows[0][-2:] == ["difference to start (points)", "quality kept (% of start)"]
+    assert rows[2][0] == "start"
+    assert "accuracy against the start run (start: a model that was cut before" in text
+    assert "dense run" not in text
+
+
 def test_where_a_target_was_asked_for_the_columns_are_against_the_dense_run(
     results: Path,
 ) -> None:

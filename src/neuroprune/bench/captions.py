@@ -12,6 +12,7 @@ from neuroprune.bench.suite import CONFIG_NAME, FAILURE_SUFFIX, State
 from neuroprune.record import RunRecord
 from neuroprune.report.numbers import (
     IN_PERCENT,
+    baseline,
     dense_runs,
     machines,
     metric_names,
@@ -117,7 +118,10 @@ def _pairs(records: Sequence[RunRecord]) -> str:
     what = "Difference and quality kept" if metric in IN_PERCENT else "Quality kept"
     many = len({record.seed for record in records}) > 1
     error = ", mean ± standard error over these pairs" if many else ""
-    return f"{what}: {metric} against the dense run of the same seed{error}."
+    first = baseline(records)
+    told = " (start: a model that was cut before, fine-tuned and not cut again)"
+    which = f"{first} run{told if first != 'dense' else ''}"
+    return f"{what}: {metric} against the {which} of the same seed{error}."
 
 
 def unfinished(results: Path, name: str, groups: Mapping[str, Sequence[RunRecord]]) -> str:

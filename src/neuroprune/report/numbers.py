@@ -124,6 +124,19 @@ def dense_runs(records: Iterable[RunRecord]) -> list[RunRecord]:
     return list({(r.seed, str(r.metrics.get("dense"))): r for r in records}.values())
 
 
+def baseline(records: Iterable[RunRecord]) -> str:
+    """What the pruned models are compared with, in a word.
+
+    "dense", or "start" where training starts from a model that was cut before: fine-tuned alike and
+    not cut again.
+
+    Args:
+        records: of one experiment folder.
+    """
+    cut = any(number_of(r, "sizes", "dense", "structural_sparsity") for r in records)
+    return "start" if cut else "dense"
+
+
 def quality_kept(record: RunRecord, metric: str) -> float | None:
     """Quality of the pruned model as a share of the dense model's of the same seed.
 

@@ -9,6 +9,7 @@ from neuroprune.report.names import number
 from neuroprune.report.numbers import (
     IN_PERCENT,
     OURS,
+    baseline,
     dense_runs,
     difference_to_dense,
     metric_names,
@@ -33,8 +34,9 @@ def in_order(groups: Groups) -> dict[str, Sequence[RunRecord]]:
 def experiment_rows(groups: Groups) -> tuple[list[str], list[list[str]]]:
     """A dense row, then one row per method and setting; mean and deviation over the seeds.
 
-    What was kept of the dense model's quality is told pair by pair, each run against the dense run
-    of its seed: a ratio of means would not.
+    The first row is called "start" where that model was cut before (see `baseline`). What was kept
+    of its quality is told pair by pair, each run against the dense run of its seed: a ratio of
+    means would not.
 
     Args:
         groups: records by the name of their setting, which begins its row.
@@ -45,12 +47,13 @@ def experiment_rows(groups: Groups) -> tuple[list[str], list[list[str]]]:
     records = [record for group in groups.values() for record in group]
     metrics = metric_names(records)
     batches = sorted({int(b) for r in records for b in r.speeds.get("dense", {})})
-    rows = [_row("dense", dense_runs(records), "dense", metrics, batches)]
+    first = baseline(records)
+    rows = [_row(first, dense_runs(records), "dense", metrics, batches)]
     rows += [_row(key, group, "pruned", metrics, batches) for key, group in groups.items()]
     header = ["run", *(f"{m} (%)" if m in IN_PERCENT else m for m in metrics)]
     header += ["weight sparsity (%)", "structural sparsity (%)", "parameters (M)", "disk (MB)"]
-    header += [f"speed, batch {b} (x dense)" for b in batches]
-    for title, cells in _pairs(metrics, groups):
+    header += [f"speed, batch {b} (x {first})" for b in batches]
+    for title, cells in _pairs(metrics, groups, first):
         header.append(title)
         for row, cell in zip(rows, cells, strict=True):
             row.append(cell)
@@ -119,7 +122,7 @@ def order_of(key: str, records: Sequence[RunRecord]) -> tuple[bool, str, float, 
     return not ours, series_and_setting(key)[0], structural, weight, key
 
 
-def _pairs(metrics: Sequence[str], groups: Groups) -> list[tuple[str, list[str]]]:
+def _pairs(metrics: Sequence[str], groups: Groups, first: str) -> list[tuple[str, list[str]]]:
     """The columns that compare each record with its own dense run."""
     columns: list[tuple[str, list[str]]] = []
     for metric in metrics[:1]:
@@ -133,9 +136,9 @@ def _pairs(metrics: Sequence[str], groups: Groups) -> list[tuple[str, list[str]]
         ]
         if metric in IN_PERCENT:
             cells = ["-" if c is None else c.text_of_mean(1, 100.0, "+") for c in changes]
-            columns.append(("difference to dense (points)", ["0", *cells]))
+            columns.append((f"difference to {first} (points)", ["0", *cells]))
         cells = ["-" if k is None else k.text_of_mean(1, 100.0) for k in kept]
-        columns.append(("quality kept (% of dense)", ["100", *cells]))
+        columns.append((f"quality kept (% of {first})", ["100", *cells]))
     return columns
 
 
