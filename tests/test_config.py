@@ -148,3 +148,20 @@ def test_what_counts_as_zero_is_no_setting_of_whole_units(target: Any) -> None:
     with pytest.raises(ConfigError, match=r"NeuroPrune\.eps"):
         NeuroPrune(target=target, eps=0.1)
     assert NeuroPrune(target="weights:0.5", eps=0.1).eps == 0.1
+
+
+def test_snapshots_have_a_span_of_their_own() -> None:
+    def span(**settings: Any) -> tuple[float, float]:
+        config = NeuroPrune(**settings)
+        assert NeuroPrune.from_dict(config.to_dict()) == config
+        return config.begin, config.end
+
+    assert span(target=0.8) == (0.05, 0.4)
+    assert span(target=0.8, snapshots=[0.5]) == (0.3, 0.85)
+    assert span(target=0.8, snapshots=[0.5], begin=0.05) == (0.05, 0.85)
+    assert span(target=0.8, snapshots=[0.5], end=0.4) == (0.3, 0.4)
+    assert span() == (None, None)
+    with pytest.raises(ConfigError, match=r"only for target mode: NeuroPrune\.begin"):
+        NeuroPrune(begin=0.05)
+    with pytest.raises(ConfigError, match=r"begin \(0\.3\) must be before end \(0\.2\)"):
+        NeuroPrune(target=0.8, snapshots=[0.5], end=0.2)

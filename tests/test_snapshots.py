@@ -197,6 +197,46 @@ def test_measuring_does_not_change_the_training(tmp_path: Path) -> None:
     assert metrics["nothing"] is None
 
 
+def test_what_is_saved_on_the_way_is_the_mean_since_the_last_cut(tmp_path: Path) -> None:
+    """By hand, the step t after the cut counting t times; training goes on with its own weights."""
+    model = make_model("bert").train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    config = NeuroPrune(target=0.8, snapshots=[0.3], begin=0.0, end=1.0)
+    pruner = attach(model, optimizer, config, 40, snapshot_dir=tmp_path)
+    seen: list[dict[str, torch.Tensor]] = []
+    for step in range(24):
+        model(**inputs_for(model, "bert", step)).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if pruner.method.snapshot_held:
+            seen.append({name: p.detach().clone() for name, p in model.named_parameters()})
+    assert len(seen) == 9  # the stage of 20 steps rises for 12, and what follows is held
+    saved = neuroprune.from_pretrained(tmp_path / "structural-0.3").state_dict()
+    times = torch.arange(1.0, 10.0)
+    for name, now in seen[-1].items():
+        mean = sum(t * held[name] for t, held in zip(times, seen, strict=True)) / times.sum()
+        torch.testing.assert_close(saved[name], mean)
+        assert torch.equal(saved[name], now) == torch.equal(now, seen[0][name])
+    assert pruner.snapshots.average.steps == 0
+    pruner.detach()
+
+
+def test_the_last_snapshot_is_the_model_itself(tmp_path: Path) -> None:
+    model = make_model("bert").train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    config = NeuroPrune(target=0.5, snapshots=[0.3], begin=0.0, end=1.0)
+    pruner = attach(model, optimizer, config, 40, snapshot_dir=tmp_path)
+    for step in range(16):  # ends while the mean for 0.3 is taken
+        model(**inputs_for(model, "bert", step)).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert pruner.snapshots.average.steps
+    with pytest.warns(UserWarning, match="training ends after 16 optimizer steps"):
+        pruner.finish()
+    saved = neuroprune.from_pretrained(tmp_path / "structural-0.5").state_dict()
+    assert all(torch.equal(p, saved[name]) for name, p in model.named_parameters())
+
+
 def test_pythons_and_numpys_random_numbers_go_on(tmp_path: Path) -> None:
     draw = np.random.rand
 
@@ -207,9 +247,8 @@ def test_pythons_and_numpys_random_numbers_go_on(tmp_path: Path) -> None:
     for evaluate in (noisy, None):
         random.seed(0)
         np.random.seed(0)  # noqa: NPY002
-        snapshots_for(NeuroPrune(target=0.8, snapshots=[0.5]), tmp_path, evaluate).take(
-            make_model("bert"), 0.5, 0.5, 1
-        )
+        config = NeuroPrune(target=0.8, snapshots=[0.5])
+        snapshots_for(config, tmp_path, evaluate).follow(make_model("bert"), 1, False, 0.5)
         after.append((random.random(), draw()))
     assert after[0] == after[1]
 

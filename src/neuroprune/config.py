@@ -41,6 +41,8 @@ from neuroprune.targets import (
 )
 
 _PAPER_ONLY = ("alpha", "beta", "apply")
+SPAN = (0.05, 0.4)  # begin and end of the ramp, as shares of the training
+SPAN_WITH_SNAPSHOTS = (0.3, 0.85)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +72,10 @@ class NeuroPrune(Config):
         redundancy: how the likeness of heads is measured; None is "weights" in paper mode and no
             merging in target mode.
         dominating: how the heads that stand for others are found.
-        begin: share of the training before the first cut (target mode).
-        end: share of the training after which nothing more is removed (target mode).
+        begin: share of the training before the first cut (target mode). None: 0.05, and with
+            snapshots 0.3, since a model is to be of use at its first.
+        end: share of the training after which nothing more is removed (target mode). None: 0.4,
+            and with snapshots 0.85.
         teacher: "dense" (the model as it was at `attach`) or a directory or hub name: its logits
             are distilled; in an experiment also "finetuned", its dense run. None: off.
         repair: least-squares repair of the output projections at the last cut.
@@ -96,8 +100,8 @@ class NeuroPrune(Config):
     connectivity: Connectivity | str = Connectivity.FISHER
     redundancy: Redundancy | str | None = None
     dominating: Dominating | str = Dominating.PAPER
-    begin: float = 0.05
-    end: float = 0.4
+    begin: float = None  # type: ignore[assignment]  # with a target, a number from here on
+    end: float = None  # type: ignore[assignment]
     teacher: str | None = None
     repair: bool = False
     snapshots: tuple[float, ...] = ()
@@ -107,8 +111,7 @@ class NeuroPrune(Config):
     def __post_init__(self) -> None:
         for name in ("alpha", "beta", "theta", "eps"):
             check_finite(self, name, 0.0)
-        for name in ("begin", "end", "lr_growth"):
-            check_finite(self, name, 0.0, 1.0)
+        check_finite(self, "lr_growth", 0.0, 1.0)
         check_choice(self, "apply", Apply)
         check_choice(self, "connectivity", Connectivity)
         check_choice(self, "dominating", Dominating)
@@ -149,6 +152,11 @@ class NeuroPrune(Config):
                 "NeuroPrune.theta says how alike two heads must be, and with a target nothing is "
                 'compared unless redundancy is given: "weights", "circuit" or "output".'
             )
+        default = SPAN_WITH_SNAPSHOTS if self.snapshots else SPAN
+        for name, share in zip(("begin", "end"), default, strict=True):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, share)
+            check_finite(self, name, 0.0, 1.0)
         if self.begin >= self.end:
             raise ConfigError(f"NeuroPrune.begin ({self.begin}) must be before end ({self.end}).")
         size = self.target[0]

@@ -175,11 +175,6 @@ class Pruner:
     def _open_mlps(self) -> set[str]:
         return {block.name for block in self.anatomy.mlps if self.method.is_open(block)}
 
-    def _take_snapshot(self, budget: float | None) -> None:
-        if self.snapshots is not None and budget is not None:
-            reached = self.anatomy.structural_sparsity
-            self.snapshots.take(self.model, budget, reached, self.steps)
-
     def penalty(self) -> Tensor:
         """The method's penalty now, with its strengths. Detached: for logging only."""
         with torch.no_grad():
@@ -223,7 +218,7 @@ class Pruner:
         self.reached = self.method.reached(self.anatomy)
         self.detach()
         if self.snapshots is not None:
-            self._take_snapshot(self.snapshots.target)
+            self.snapshots.last(self.model, self.steps)
         return self.removed
 
     def detach(self) -> None:
@@ -371,7 +366,9 @@ class Pruner:
         if self.steps == 1:  # not hours later, at the first cut
             check_state_is_sliceable(optimizer, self.anatomy)
         self._cut(self.method.cut_now(self.anatomy))
-        self._take_snapshot(self.method.snapshot_due)
+        if self.snapshots is not None:
+            held, due = self.method.snapshot_held, self.method.snapshot_due
+            self.snapshots.follow(self.model, self.steps, held, due)
 
     def _step_size_of(self) -> StepSizeOf:
         """Parameter -> its learning rate now; read off the optimizer where a method asks."""

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from neuroprune.anatomy import anatomy_of
 from neuroprune.anatomy.inputs import device_of, evaluating
 from neuroprune.checkpoint import save_pretrained
 from neuroprune.config import NeuroPrune
@@ -23,13 +24,66 @@ from neuroprune.record import write_text_atomic
 Evaluate = Callable[[Any], Mapping[str, float]]
 
 
+class Average:
+    """Weighted mean of a model's parameters over steps, the later ones more.
+
+        m_t = m_(t-1) + 2 / (t + 1) * (w_t - m_(t-1)),  t = 1, 2, ...
+
+    so that w_t counts t times. What a step of a large learning rate overshoots, the next ones take
+    back; the mean has settled as if the learning rate had been brought down.
+
+    Reference: Shamir and Zhang (2013), Stochastic gradient descent for non-smooth optimization
+    (polynomial-decay averaging); Izmailov et al. (2018), arXiv 1803.05407.
+    """
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self._of: list[nn.Parameter] = []
+        self._means: list[Tensor] = []
+
+    def add_(self, model: nn.Module) -> None:
+        """Take a step in; where parameters were replaced, the mean begins anew.
+
+        Args:
+            model: after the step.
+        """
+        now = [p for p in model.parameters() if p.requires_grad and p.is_floating_point()]
+        if len(now) != len(self._of) or any(a is not b for a, b in zip(now, self._of, strict=True)):
+            self.forget()
+            self._of, self._means = now, [p.detach().float().clone() for p in now]
+        self.steps += 1
+        for mean, p in zip(self._means, now, strict=True):
+            mean.lerp_(p.detach().float(), 2.0 / (self.steps + 1))
+
+    def forget(self) -> None:
+        """Begin anew, and give the memory back."""
+        self.steps, self._of, self._means = 0, [], []
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The model has the mean for its parameters, as long as this lasts."""
+        own = [p.detach().clone() for p in self._of]
+        try:
+            with torch.no_grad():
+                for p, mean in zip(self._of, self._means, strict=True):
+                    p.copy_(mean)
+            yield
+        finally:
+            with torch.no_grad():
+                for p, value in zip(self._of, own, strict=True):
+                    p.copy_(value)
+
+
 class Snapshots:
     """Saves the model at each budget, and keeps a list of what was saved.
 
     `directory/structural-0.5/` and so on are reloadable models; `directory/snapshots.json` lists
     them: structural sparsity asked for and reached, step, folder, and metrics where `evaluate` is
     given. On the way a budget is met from below, by less than the cheapest unit where the pruner
-    could choose among all; the last one, the target, is met when training ends.
+    could choose among all; the last one, the target, is met when training ends. On the way the
+    learning rate is still high: what is saved there is the mean over the steps since the last cut
+    (see `Average`), while the training goes on with its own weights. A run that is resumed between
+    that cut and its snapshot takes the mean from there on.
 
     Args:
         directory: where they go; made if need be.
@@ -48,6 +102,7 @@ class Snapshots:
         self.target = target
         self.evaluate = evaluate
         self.taken: list[dict[str, Any]] = []
+        self.average = Average()
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -56,26 +111,49 @@ class Snapshots:
                 " Give another as snapshot_dir."
             ) from error
 
-    def take(self, model: nn.Module, budget: float, reached: float, step: int) -> None:
-        """Save the model as it is now.
+    def follow(self, model: nn.Module, step: int, held: bool, due: float | None) -> None:
+        """See the model after a step, and save it where a budget is due.
 
         Args:
             model: the model.
-            budget: structural sparsity that was asked for.
-            reached: structural sparsity that it has.
+            step: optimizer steps so far.
+            held: whether nothing is cut until the next snapshot.
+            due: structural sparsity at which it is to be saved now, if any.
+
+        Raises:
+            CheckpointError: it cannot be saved.
+        """
+        if held:
+            self.average.add_(model)
+        if due is not None:
+            self._take(model, due, step)
+
+    def last(self, model: nn.Module, step: int) -> None:
+        """Save the model as it is when training has ended.
+
+        Args:
+            model: the model.
             step: optimizer steps so far.
 
         Raises:
             CheckpointError: it cannot be saved.
         """
+        self.average.forget()
+        self._take(model, self.target, step)
+
+    def _take(self, model: nn.Module, budget: float, step: int) -> None:
+        """Save the mean over the steps since the last cut, or the model where there is none."""
         name = folder_name(budget)
-        save_pretrained(model, self.directory / name)
+        with self.average.in_place():
+            save_pretrained(model, self.directory / name)
+            metrics = self._metrics(model)
+        self.average.forget()
         entry = {
             "asked": budget,
-            "structural_sparsity": reached,
+            "structural_sparsity": anatomy_of(model).structural_sparsity,
             "step": step,
             "path": name,
-            "metrics": self._metrics(model),
+            "metrics": metrics,
         }
         self.taken = [e for e in self.taken if e["asked"] != budget] + [entry]
         write_text_atomic(

@@ -103,6 +103,11 @@ def test_plot_of_some_settings(trained: tuple[Path, str], tmp_path: Path) -> Non
         (Asked(target="0.8"), AIMED, AIMED | {"target": ["0.8"]}),
         (Asked(snapshots=""), AIMED, AIMED | {"snapshots": []}),
         (Asked(snapshots="0.2, 0.4,"), AIMED, AIMED | {"snapshots": [0.2, 0.4]}),
+        (
+            Asked(snapshots="0.2"),
+            {"name": "neuroprune", "target": ["0.5"], "begin": 0.05, "end": 0.4},
+            {"name": "neuroprune", "target": ["0.5"], "snapshots": [0.2]},
+        ),
         (Asked(teacher="dense"), AIMED, AIMED | {"teacher": "dense"}),
         (Asked(uniform=False), AIMED, AIMED | {"uniform": False}),
         (

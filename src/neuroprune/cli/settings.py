@@ -54,8 +54,15 @@ class Asked:
         new = {name: value for name, value in new.items() if value is not None}
         if not new:
             return old
-        in_target_mode = old.get("name") == "neuroprune" and "target" in old
-        return {**(old if in_target_mode else {}), "name": "neuroprune", **new}
+        from neuroprune.config import SPAN, SPAN_WITH_SNAPSHOTS
+
+        if old.get("name") != "neuroprune" or "target" not in old:
+            old = {}
+        if "snapshots" in new:  # which have a span of their own, where none was chosen
+            usual = SPAN_WITH_SNAPSHOTS if old.get("snapshots") else SPAN
+            if (old.get("begin"), old.get("end")) == usual:
+                old = {k: v for k, v in old.items() if k not in ("begin", "end")}
+        return {**old, "name": "neuroprune", **new}
 
 
 def load_config(

@@ -147,6 +147,11 @@ class Method(Generic[ConfigT]):
         """Structural sparsity at which the model is to be saved now, if any."""
         return None
 
+    @property
+    def snapshot_held(self) -> bool:
+        """Whether nothing is cut between this step and the next snapshot."""
+        return False
+
     def reached(self, anatomy: Anatomy) -> dict[str, float]:
         """What was asked for, as text, and where the model stands; for methods with a target.
 

@@ -254,6 +254,11 @@ class TargetMethod(Method[NeuroPrune]):
         ends = (stage.stop for stage in self.stages)
         return dict(zip(ends, self._ahead(), strict=False)).get(self.step)
 
+    @property
+    def snapshot_held(self) -> bool:
+        """Whether a stage that ends with a snapshot has risen."""
+        return any(stage.top <= self.step <= stage.stop for stage in self.stages[:-1])
+
     def _next_cut(self) -> int:
         """The step of the next cut; beyond the end of the ramp, none."""
         for stage in self.stages:
