@@ -94,7 +94,7 @@ def measure(
     trainings, data = {}, None
     for name, method in {"dense": None, **methods}.items():
         model, tokenizer = load_model_and_tokenizer(
-            config.model.origin,
+            config.model.origin(config.training.seed),
             config.task,
             num_labels=raw.num_labels,
             seed=config.training.seed,

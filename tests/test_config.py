@@ -154,14 +154,19 @@ def test_snapshots_have_a_span_of_their_own() -> None:
     def span(**settings: Any) -> tuple[float, float]:
         config = NeuroPrune(**settings)
         assert NeuroPrune.from_dict(config.to_dict()) == config
-        return config.begin, config.end
+        assert (config.to_dict()["begin"], config.to_dict()["end"]) == config.span
+        return config.span
 
     assert span(target=0.8) == (0.05, 0.4)
     assert span(target=0.8, snapshots=[0.5]) == (0.3, 0.85)
     assert span(target=0.8, snapshots=[0.5], begin=0.05) == (0.05, 0.85)
     assert span(target=0.8, snapshots=[0.5], end=0.4) == (0.3, 0.4)
-    assert span() == (None, None)
+    plain = NeuroPrune(target=0.8, end=0.6)
+    assert dataclasses.replace(plain, snapshots=(0.5,)).span == (0.3, 0.6)
+    assert dataclasses.replace(plain, end=None, snapshots=(0.5,)).span == (0.3, 0.85)
+    assert NeuroPrune(target=0.8, begin=0.05) == NeuroPrune(target=0.8)
+    assert "begin" not in NeuroPrune().to_dict()
     with pytest.raises(ConfigError, match=r"only for target mode: NeuroPrune\.begin"):
-        NeuroPrune(begin=0.05)
-    with pytest.raises(ConfigError, match=r"begin \(0\.3\) must be before end \(0\.2\)"):
+        NeuroPrune(begin=0.1)
+    with pytest.raises(ConfigError, match=r"begin \(0\.3\) must be before end \(0\.2\); the def"):
         NeuroPrune(target=0.8, snapshots=[0.5], end=0.2)

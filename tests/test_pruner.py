@@ -499,6 +499,13 @@ def test_a_state_that_cannot_be_cut_is_refused_at_the_first_step() -> None:
         train(model, optimizer, range(1))
     assert pruner.steps == 1
     assert not pruner.removed
+    with pytest.raises(OptimizerStateError, match=r"'absmax'"):  # until it is settled
+        train(model, optimizer, range(1))
+    pruner.detach()
+    pruner = attach(model, optimizer, L1(strength=1e-6))  # which may never cut
+    with pytest.warns(UserWarning, match=r"first cut, if there is one, will fail: .*'absmax'"):
+        train(model, optimizer, range(1))
+    pruner.detach()
 
 
 def test_an_optimizer_that_chooses_its_own_steps() -> None:

@@ -11,6 +11,7 @@ NAMES = {
     "CheckpointError",
     "ConfigError",
     "NonFiniteError",
+    "OptimizerStateError",
     "PlanError",
     "PrunerError",
     "CoFi",

@@ -16,7 +16,7 @@ import neuroprune
 from neuroprune.anatomy import anatomy_of
 from neuroprune.config import L1, ConfigError, NeuroPrune
 from neuroprune.pruner import attach
-from neuroprune.snapshots import folder_name, snapshots_for
+from neuroprune.snapshots import Average, folder_name, snapshots_for
 from neuroprune.topology.sparsity import sparsity
 from tests.zoo import inputs_for, logits, make_inputs, make_model
 
@@ -150,7 +150,7 @@ def test_what_cannot_be_taken_is_refused_before_a_step(tmp_path: Path) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     config = NeuroPrune(target=0.8, snapshots=[0.2, 0.6])
     with pytest.raises(ConfigError, match=r"longer training"):
-        attach(model, optimizer, config, 12, snapshot_dir=tmp_path)
+        attach(model, optimizer, config, 8, snapshot_dir=tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="directory for snapshots"):
         attach(model, optimizer, config, 60, snapshot_dir=tmp_path / "file")
@@ -221,6 +221,52 @@ def test_what_is_saved_on_the_way_is_the_mean_since_the_last_cut(tmp_path: Path)
     pruner.detach()
 
 
+def test_a_run_that_is_resumed_before_a_snapshot_says_what_it_will_be(tmp_path: Path) -> None:
+    def start(model: Any) -> tuple[Any, Any]:
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+        config = NeuroPrune(target=0.5, snapshots=[0.3], begin=0.0, end=1.0)
+        return optimizer, attach(model, optimizer, config, 40, snapshot_dir=tmp_path / "all")
+
+    def go(model: Any, optimizer: Any, steps: range) -> None:
+        for step in steps:
+            model(**inputs_for(model, "bert", step)).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    model = make_model("bert").train()
+    optimizer, pruner = start(model)
+    go(model, optimizer, range(16))
+    neuroprune.save_pretrained(model, tmp_path / "half")
+    state = json.loads(json.dumps(pruner.state_dict()))
+    model = neuroprune.from_pretrained(tmp_path / "half").train()
+    optimizer, resumed = start(model)
+    with pytest.warns(UserWarning, match="this snapshot will be the mean from here on"):
+        resumed.load_state_dict(state)
+    go(model, optimizer, range(16, 20))
+    assert resumed.snapshots.taken[0]["steps_averaged"] == 4
+    resumed.detach()
+
+
+def test_the_mean_begins_anew_where_parameters_were_replaced() -> None:
+    model = make_model("bert").to(torch.bfloat16)
+    average = Average()
+    for _ in range(3):
+        average.add_(model)
+    model.classifier.weight.requires_grad_(False)
+    average.add_(model)
+    assert average.steps == 1
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(1.0)
+    average.add_(model)
+    held = {name: p.clone() for name, p in model.named_parameters()}
+    with average.in_place():  # (w + 2 (w + 1)) / 3, what is frozen as it is
+        for name, p in model.named_parameters():
+            expected = held[name] if name == "classifier.weight" else held[name] - 1 / 3
+            torch.testing.assert_close(p, expected, rtol=0, atol=0.02)
+    assert all(torch.equal(p, held[name]) for name, p in model.named_parameters())
+
+
 def test_the_last_snapshot_is_the_model_itself(tmp_path: Path) -> None:
     model = make_model("bert").train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
@@ -265,7 +311,7 @@ def test_a_resumed_run_goes_on_with_its_list(tmp_path: Path) -> None:
 
     def start(model: Any, folder: str) -> tuple[Any, Any]:
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-        config = NeuroPrune(target=0.8, snapshots=[0.3, 0.6], end=0.8)
+        config = NeuroPrune(target=0.8, snapshots=[0.3, 0.6], begin=0.05, end=0.8)
         return optimizer, attach(model, optimizer, config, 60, snapshot_dir=tmp_path / folder)
 
     whole = make_model("bert")

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from neuroprune.anatomy import AnatomyError, anatomy_of
     from neuroprune.checkpoint import CheckpointError, from_pretrained, save_pretrained
     from neuroprune.pruner import NonFiniteError, PrunerError, attach
-    from neuroprune.surgery import shrink_
+    from neuroprune.surgery import OptimizerStateError, shrink_
 
     NeuroPruneCallback: Any
 
@@ -47,6 +47,7 @@ _LAZY = {
     "CheckpointError": "neuroprune.checkpoint",
     "NeuroPruneCallback": "neuroprune.integrations",
     "NonFiniteError": "neuroprune.pruner",
+    "OptimizerStateError": "neuroprune.surgery",
     "PrunerError": "neuroprune.pruner",
     "anatomy_of": "neuroprune.anatomy",
     "attach": "neuroprune.pruner",
@@ -71,6 +72,7 @@ __all__ = [
     "NeuroPrune",
     "NeuroPruneCallback",
     "NonFiniteError",
+    "OptimizerStateError",
     "Parameters",
     "PlanError",
     "ProximalGroup",

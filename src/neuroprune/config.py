@@ -100,8 +100,8 @@ class NeuroPrune(Config):
     connectivity: Connectivity | str = Connectivity.FISHER
     redundancy: Redundancy | str | None = None
     dominating: Dominating | str = Dominating.PAPER
-    begin: float = None  # type: ignore[assignment]  # with a target, a number from here on
-    end: float = None  # type: ignore[assignment]
+    begin: float | None = None
+    end: float | None = None
     teacher: str | None = None
     repair: bool = False
     snapshots: tuple[float, ...] = ()
@@ -112,6 +112,12 @@ class NeuroPrune(Config):
         for name in ("alpha", "beta", "theta", "eps"):
             check_finite(self, name, 0.0)
         check_finite(self, "lr_growth", 0.0, 1.0)
+        object.__setattr__(self, "snapshots", _snapshots(self.snapshots))
+        for name, usual in zip(("begin", "end"), self._usual_span, strict=True):
+            if getattr(self, name) == usual:
+                object.__setattr__(self, name, None)  # one form for what is not chosen
+            elif getattr(self, name) is not None:
+                check_finite(self, name, 0.0, 1.0)
         check_choice(self, "apply", Apply)
         check_choice(self, "connectivity", Connectivity)
         check_choice(self, "dominating", Dominating)
@@ -120,7 +126,6 @@ class NeuroPrune(Config):
         for name in ("repair", "uniform"):
             check_flag(self, name)
         check_teacher(self)
-        object.__setattr__(self, "snapshots", _snapshots(self.snapshots))
         if self.target is None:
             self._check_paper_mode()
         else:
@@ -152,13 +157,14 @@ class NeuroPrune(Config):
                 "NeuroPrune.theta says how alike two heads must be, and with a target nothing is "
                 'compared unless redundancy is given: "weights", "circuit" or "output".'
             )
-        default = SPAN_WITH_SNAPSHOTS if self.snapshots else SPAN
-        for name, share in zip(("begin", "end"), default, strict=True):
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, share)
-            check_finite(self, name, 0.0, 1.0)
-        if self.begin >= self.end:
-            raise ConfigError(f"NeuroPrune.begin ({self.begin}) must be before end ({self.end}).")
+        begin, end = self.span
+        if begin >= end:
+            usual = " with snapshots" if self.snapshots else ""
+            default = "{} and {}".format(*self._usual_span)
+            raise ConfigError(
+                f"NeuroPrune.begin ({begin}) must be before end ({end}); the defaults{usual} are "
+                f"{default}."
+            )
         size = self.target[0]
         if self.snapshots and not (
             isinstance(size, Structural) and self.snapshots[-1] <= size.sparsity
@@ -167,6 +173,19 @@ class NeuroPrune(Config):
                 f"NeuroPrune.snapshots {list(self.snapshots)} are structural sparsities on the way "
                 f"to the target; they need a structural target that is not below them, got {size}."
             )
+
+    @property
+    def _usual_span(self) -> tuple[float, float]:
+        return SPAN_WITH_SNAPSHOTS if self.snapshots else SPAN
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """begin and end, also where they were not chosen (target mode)."""
+        begin, end = self._usual_span
+        return (
+            begin if self.begin is None else self.begin,
+            end if self.end is None else self.end,
+        )
 
     def changed(self, names: Iterable[str]) -> list[str]:
         """Those of these settings that are not at their default.
@@ -187,6 +206,7 @@ class NeuroPrune(Config):
         if self.target is not None:
             out["target"] = [str(t) for t in self.target]
             out["snapshots"] = list(self.snapshots)
+            out["begin"], out["end"] = self.span
         return out
 
 

@@ -129,6 +129,7 @@ class Pruner:
         self.removed = ShrinkPlan()
         self.anatomy: Anatomy = anatomy_of(model)
         self._cut_at_step = -1
+        self._sliceable = False
         self._rates = LearningRates(self.optimizer)
         self._held = count_trained(self.optimizer, self.anatomy)
         if not self._held:
@@ -293,7 +294,7 @@ class Pruner:
         if self._distillation is not None and state["steps"]:
             self._distillation.load_state_dict(state.get("distillation", {}))
         if self.snapshots is not None:
-            self.snapshots.taken = list(state.get("snapshots", []))
+            self.snapshots.resume(state.get("snapshots", []), self.method.snapshot_held)
 
     def _cut(self, plan: ShrinkPlan) -> ShrinkPlan:
         if plan:
@@ -363,8 +364,9 @@ class Pruner:
         if self._distillation is not None:
             self._distillation.step_(optimizer)
         self.steps += 1
-        if self.steps == 1:  # not hours later, at the first cut
-            check_state_is_sliceable(optimizer, self.anatomy)
+        if not self._sliceable:  # known at the first step, not hours later at the first cut
+            check_state_is_sliceable(optimizer, self.anatomy, self.method.settled_at is not None)
+            self._sliceable = True
         self._cut(self.method.cut_now(self.anatomy))
         if self.snapshots is not None:
             held, due = self.method.snapshot_held, self.method.snapshot_due

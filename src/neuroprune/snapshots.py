@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -82,8 +83,9 @@ class Snapshots:
     given. On the way a budget is met from below, by less than the cheapest unit where the pruner
     could choose among all; the last one, the target, is met when training ends. On the way the
     learning rate is still high: what is saved there is the mean over the steps since the last cut
-    (see `Average`), while the training goes on with its own weights. A run that is resumed between
-    that cut and its snapshot takes the mean from there on.
+    (see `Average`, which is a copy of the trained parameters in float32 meanwhile), while the
+    training goes on with its own weights. A run that is resumed between that cut and its snapshot
+    takes the mean from there on, and says so; the list tells how many steps each is the mean of.
 
     Args:
         directory: where they go; made if need be.
@@ -128,6 +130,22 @@ class Snapshots:
         if due is not None:
             self._take(model, due, step)
 
+    def resume(self, taken: Iterable[Mapping[str, Any]], held: bool) -> None:
+        """Go on with the list of a run that was stopped.
+
+        Args:
+            taken: what it had saved.
+            held: whether it was stopped between a cut and a snapshot.
+        """
+        self.taken = [dict(entry) for entry in taken]
+        if held:
+            warnings.warn(
+                "the run was stopped on the way to a snapshot, which is the mean of the weights "
+                "over the steps before it. The weights of the steps so far are not in the "
+                "checkpoint: this snapshot will be the mean from here on.",
+                stacklevel=3,
+            )
+
     def last(self, model: nn.Module, step: int) -> None:
         """Save the model as it is when training has ended.
 
@@ -144,6 +162,7 @@ class Snapshots:
     def _take(self, model: nn.Module, budget: float, step: int) -> None:
         """Save the mean over the steps since the last cut, or the model where there is none."""
         name = folder_name(budget)
+        averaged = self.average.steps
         with self.average.in_place():
             save_pretrained(model, self.directory / name)
             metrics = self._metrics(model)
@@ -152,6 +171,7 @@ class Snapshots:
             "asked": budget,
             "structural_sparsity": anatomy_of(model).structural_sparsity,
             "step": step,
+            "steps_averaged": averaged,
             "path": name,
             "metrics": metrics,
         }

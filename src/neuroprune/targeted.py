@@ -69,6 +69,11 @@ class Budgeted(Targeted):
             raise ConfigError(f"{name}.begin ({self.begin}) must be before end ({self.end}).")
         super().__post_init__()
 
+    @property
+    def span(self) -> tuple[float, float]:
+        """begin and end."""
+        return self.begin, self.end
+
 
 @dataclass(frozen=True, kw_only=True)
 class Free(Budgeted):

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from neuroprune.anatomy import Anatomy
 from neuroprune.config import ConfigError
-from neuroprune.surgery.optimizer_state import check_state
+from neuroprune.surgery.optimizer_state import OptimizerStateError, check_state
 
 
 def parameters_of(optimizer: Optimizer) -> set[Tensor]:
@@ -51,18 +51,24 @@ def warn_of_others(optimizer: Optimizer, anatomy: Anatomy) -> None:
         )
 
 
-def check_state_is_sliceable(optimizer: Optimizer, anatomy: Anatomy) -> None:
+def check_state_is_sliceable(optimizer: Optimizer, anatomy: Anatomy, cuts: bool) -> None:
     """Refuse an optimizer whose state cannot follow a cut, as soon as it has one.
 
     Args:
         optimizer: the torch optimizer, not a wrapper, after a step.
         anatomy: the model's blocks.
+        cuts: whether the method cuts on a schedule. Otherwise it may never cut, and this warns.
 
     Raises:
         OptimizerStateError: with the state's name and shape.
     """
-    for dim in (0, 1):
-        check_state(optimizer, dict.fromkeys(anatomy.matrices(), dim))
+    try:
+        for dim in (0, 1):
+            check_state(optimizer, dict.fromkeys(anatomy.matrices(), dim))
+    except OptimizerStateError as error:
+        if cuts:
+            raise
+        warnings.warn(f"the first cut, if there is one, will fail: {error}", stacklevel=2)
 
 
 def check_one_device(anatomy: Anatomy) -> None:

@@ -164,6 +164,7 @@ def test_a_model_has_one_origin() -> None:
         ModelConfig(scratch={"model_type": "t5"})
     assert ModelConfig(source="x").origin(3) == "x"
     assert ModelConfig(source="run-{seed}/pruned").origin(3) == "run-3/pruned"
+    assert ModelConfig(source="${seed}/pruned").origin(3) == "${seed}/pruned"  # a variable
 
 
 @pytest.mark.parametrize("name", ["learning_rate", "weight_decay", "max_grad_norm"])

@@ -103,11 +103,6 @@ def test_plot_of_some_settings(trained: tuple[Path, str], tmp_path: Path) -> Non
         (Asked(target="0.8"), AIMED, AIMED | {"target": ["0.8"]}),
         (Asked(snapshots=""), AIMED, AIMED | {"snapshots": []}),
         (Asked(snapshots="0.2, 0.4,"), AIMED, AIMED | {"snapshots": [0.2, 0.4]}),
-        (
-            Asked(snapshots="0.2"),
-            {"name": "neuroprune", "target": ["0.5"], "begin": 0.05, "end": 0.4},
-            {"name": "neuroprune", "target": ["0.5"], "snapshots": [0.2]},
-        ),
         (Asked(teacher="dense"), AIMED, AIMED | {"teacher": "dense"}),
         (Asked(uniform=False), AIMED, AIMED | {"uniform": False}),
         (
@@ -129,6 +124,24 @@ def test_single_settings_come_last(place: Path) -> None:
     method = config.to_dict()["method"]
     assert (method["end"], method["snapshots"], method["uniform"]) == (0.7, [0.5, 0.7], True)
     assert method["target"] == ["structural:0.8"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "span"),
+    [
+        ([], (0.3, 0.85)),
+        (["method.end=0.6"], (0.3, 0.6)),
+        (["method.begin=0.05"], (0.05, 0.85)),
+        (["method.snapshots=[]"], (0.05, 0.4)),
+    ],
+)
+def test_snapshots_bring_their_span(
+    place: Path, settings: list[str], span: tuple[float, float]
+) -> None:
+    asked = Asked(target="0.8", snapshots="0.5")
+    assert load_config(place / "config.toml", settings=settings, asked=asked).method.span == span
+    config = load_config(place / "config.toml", asked=Asked(target="0.8"))
+    assert config.method.span == (0.05, 0.4)
 
 
 def test_bench_names_the_records_by_what_was_asked_for(place: Path, tmp_path: Path) -> None:

@@ -180,6 +180,19 @@ def test_quantities_of_a_cell() -> None:
     assert titles == ["accuracy (%)", "speed, batch 32\n(x dense)", "training time\n(x dense)"]
 
 
+def test_a_start_that_was_cut_before_has_its_own_name_and_place() -> None:
+    runs = [whole(seed, 0.86, [[0, 1]], [4]) for seed in (1, 2)]
+    for record in runs:
+        record.sizes["dense"] |= {"structural_sparsity": 0.8, "weight_sparsity": 0.8}
+    experiment = of(cell("ours", *runs))
+    start = weight_sparsity(experiment).dense
+    assert start is not None
+    assert start.mean == pytest.approx(80.0)
+    assert heads_left(experiment).dense is None  # its heads are not in the record
+    titles = [quantity.title for quantity in rows_of(experiment, "accuracy")]
+    assert titles[1:] == ["speed, batch 32\n(x start)", "training time\n(x start)"]
+
+
 def _measured(record: RunRecord, **pruned: float) -> RunRecord:
     dense = {name: 2.0 * value for name, value in pruned.items()}
     metrics: dict[str, Any] = {"names": list(pruned), "dense": dense, "pruned": pruned}

@@ -32,6 +32,17 @@ def texts(svg: Path) -> list[str]:
     return ["".join(element.itertext()).strip() for element in found]
 
 
+def test_a_start_that_was_cut_before_stands_where_it_is(tmp_path: Path) -> None:
+    records = experiment()
+    for group in records.values():
+        for record in group:
+            record.sizes["dense"]["structural_sparsity"] = 0.3
+    found = texts(plot_quality_against_speed(records, "accuracy", 32, tmp_path / "s")[0])
+    assert "start" in found
+    assert "dense" not in found
+    assert any(text.startswith("speed-up (x start)") for text in found)
+
+
 def test_speed_has_one_line_per_method_and_a_label_at_each(tmp_path: Path) -> None:
     svg, png = plot_quality_against_speed(experiment(), "accuracy", 32, tmp_path / "a/speed.svg")
     assert (svg, png) == (tmp_path / "a/speed.svg", tmp_path / "a/speed.png")

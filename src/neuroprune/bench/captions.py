@@ -119,7 +119,7 @@ def _pairs(records: Sequence[RunRecord]) -> str:
     many = len({record.seed for record in records}) > 1
     error = ", mean ± standard error over these pairs" if many else ""
     first = baseline(records)
-    told = " (start: a model that was cut before, fine-tuned and not cut again)"
+    told = " (start: a model that was cut before, trained alike and not cut again)"
     which = f"{first} run{told if first != 'dense' else ''}"
     return f"{what}: {metric} against the {which} of the same seed{error}."
 

@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -71,6 +72,9 @@ def _text(owner: object, name: str) -> None:
         raise ConfigError(f"{type(owner).__name__}.{name} must be a non-empty text, got {value!r}.")
 
 
+_SEED = re.compile(r"(?<!\$)\{seed\}")  # and not a variable of that name, ${seed}
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(Config):
     """Where the dense model comes from: one of the two.
@@ -113,7 +117,7 @@ class ModelConfig(Config):
             seed: of the run.
         """
         if self.source is not None:
-            return self.source.replace("{seed}", str(seed))
+            return _SEED.sub(str(seed), self.source)
         return dict(self.scratch or {})
 
 

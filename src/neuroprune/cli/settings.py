@@ -54,14 +54,8 @@ class Asked:
         new = {name: value for name, value in new.items() if value is not None}
         if not new:
             return old
-        from neuroprune.config import SPAN, SPAN_WITH_SNAPSHOTS
-
         if old.get("name") != "neuroprune" or "target" not in old:
             old = {}
-        if "snapshots" in new:  # which have a span of their own, where none was chosen
-            usual = SPAN_WITH_SNAPSHOTS if old.get("snapshots") else SPAN
-            if (old.get("begin"), old.get("end")) == usual:
-                old = {k: v for k, v in old.items() if k not in ("begin", "end")}
         return {**old, "name": "neuroprune", **new}
 
 
@@ -117,6 +111,9 @@ def changed(
     from neuroprune.bench.config import RunConfig
 
     data = config.to_dict()
+    for name in ("begin", "end"):  # not chosen: it may be another with what is asked for now
+        if getattr(config.method, name, 0.0) is None:
+            data["method"].pop(name, None)
     if model is not None:
         data["model"] = {"source": model}
     if asked is not None:

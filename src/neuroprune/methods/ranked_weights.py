@@ -40,7 +40,7 @@ class RankedWeights(Method[RankedT]):
     def __init__(self, config: RankedT, total_steps: int | None = None) -> None:
         super().__init__(config, total_steps)
         why = f"{type(config).__name__} meets its target along a schedule and"
-        ramp = Ramp(config.begin, config.end, schedule_length(total_steps, why))
+        ramp = Ramp(*config.span, schedule_length(total_steps, why))
         self.target: Weights = config.target[0]
         self.ramp: Ramp = ramp.every(cut_interval(self.target.sparsity, ramp.length))
         self.step = 0

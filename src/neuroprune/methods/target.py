@@ -59,7 +59,7 @@ class TargetMethod(Method[NeuroPrune]):
         super().__init__(config, total_steps)
         why = "a target is reached along a schedule, which"
         steps = schedule_length(total_steps, why)
-        self.ramp: Ramp = Ramp(config.begin, config.end, steps)
+        self.ramp: Ramp = Ramp(*config.span, steps)
         self.step = 0
         kind = Connectivity(config.connectivity)
         self.connectivity = UnitConnectivity(kind, horizon_of(steps))
@@ -116,7 +116,7 @@ class TargetMethod(Method[NeuroPrune]):
             1.0,
         ]
         number = len(self.levels)
-        self.stages = stages_of(number, self.ramp.steps, self.config.begin, self.config.end)
+        self.stages = stages_of(number, self.ramp.steps, *self.config.span)
         if number > 1 and any(s.stop - s.start < 2 for s in self.stages):
             raise ConfigError(
                 f"{number - 1} snapshots need {number} stages between begin and end, of two steps "
@@ -126,7 +126,7 @@ class TargetMethod(Method[NeuroPrune]):
             )
         share = max((g.start - g.kept) / max(g.start, 1e-12) for g in goals)
         rising = sum(s.top - s.start for s in self.stages) / self.ramp.length
-        ramp = (self.config.end - self.config.begin) * self.ramp.steps
+        ramp = (self.ramp.end - self.ramp.begin) * self.ramp.steps
         self.ramp = self.ramp.every(cut_interval(share, rising * ramp))
 
     def teardown(self) -> None:
@@ -226,8 +226,7 @@ class TargetMethod(Method[NeuroPrune]):
 
     def _progress(self, step: int) -> float:
         """How far on the way to the target the schedule is, in [0, 1]."""
-        begin, end = self.config.begin, self.config.end
-        return staged_progress(step, self.ramp.steps, self.levels, begin, end)
+        return staged_progress(step, self.ramp.steps, self.levels, *self.config.span)
 
     def _cost_at(self, sparsity: float) -> float:
         return (1.0 - sparsity) * self.goals[0].whole
@@ -259,19 +258,20 @@ class TargetMethod(Method[NeuroPrune]):
         """Whether a stage that ends with a snapshot has risen."""
         return any(stage.top <= self.step <= stage.stop for stage in self.stages[:-1])
 
-    def _next_cut(self) -> int:
-        """The step of the next cut; beyond the end of the ramp, none."""
+    def _next_cut(self) -> tuple[int, int]:
+        """The steps of the next cut and at which its stage starts; beyond the last cut, none."""
         for stage in self.stages:
             if self.step < stage.top:
                 since = max(self.step - stage.start, 0)
                 following = stage.start + (since // self.ramp.interval + 1) * self.ramp.interval
-                return min(following, stage.top)
-        return self.ramp.steps + 1
+                return min(following, stage.top), stage.start
+        return self.ramp.steps + 1, self.ramp.steps
 
     def _condemn_(self, anatomy: Anatomy) -> None:
         """Name who goes at the next cut, when it is near; let those who stay take over."""
-        soon = self._next_cut()
-        if soon - self.step != min(FADE, self.ramp.interval - 1) or self.step < self.ramp.first:
+        soon, since = self._next_cut()
+        lead = min(FADE, self.ramp.interval - 1, soon - since)  # what is held is not pushed
+        if soon - self.step != lead or self.step < self.ramp.first:
             return
         if self.repair is not None and soon == self.ramp.last:
             return  # what the last cut takes is repaired, not faded out

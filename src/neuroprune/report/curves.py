@@ -29,6 +29,7 @@ from neuroprune.report.numbers import (
     IN_PERCENT,
     LESS_IS_BETTER,
     Spread,
+    baseline,
     dense_runs,
     number_of,
     side_spread,
@@ -76,28 +77,31 @@ def quality(experiment: Experiment, metric: str) -> Quantity:
     )
 
 
-def speed(batch: int) -> Quantity:
+def speed(experiment: Experiment, batch: int) -> Quantity:
     """Speed-up of inference over the dense model, timed in turns.
 
     Args:
+        experiment: says what it is compared with.
         batch: batch size.
     """
     return Quantity(
-        f"speed, batch {batch}\n(x dense)",
+        f"speed, batch {batch}\n(x {baseline(experiment.records)})",
         lambda cell: side_spread(cell.records, "speeds", "speedup", "pruned", str(batch), "value"),
         Spread(1.0, None),
     )
 
 
-def training_time() -> Quantity:
+def training_time(experiment: Experiment) -> Quantity:
     """Time of the whole training over that of the dense run of the same seed.
 
     The two trainings come one after the other, not in turns: the machine may have had other work
     beside one of them.
+
+    Args:
+        experiment: says what it is compared with.
     """
-    return Quantity(
-        "training time\n(x dense)", lambda cell: cell.spread(_time_ratio), Spread(1.0, None)
-    )
+    title = f"training time\n(x {baseline(experiment.records)})"
+    return Quantity(title, lambda cell: cell.spread(_time_ratio), Spread(1.0, None))
 
 
 def _time_ratio(record: RunRecord) -> float | None:
@@ -105,10 +109,18 @@ def _time_ratio(record: RunRecord) -> float | None:
     return None if not dense or pruned is None else pruned / dense
 
 
-def weight_sparsity() -> Quantity:
-    """Share of the dense model's prunable weights that is gone, in per cent."""
+def weight_sparsity(experiment: Experiment | None = None) -> Quantity:
+    """Share of the dense model's prunable weights that is gone, in per cent.
+
+    Args:
+        experiment: gives that of the model that it started from; without one, that is dense.
+    """
+    runs = dense_runs(experiment.records) if experiment is not None else []
+    first = side_spread(runs, "sizes", "dense", "weight_sparsity")
     return Quantity(
-        "weight sparsity (%)", lambda cell: _times(cell.sparsity("weight"), 100.0), Spread(0, None)
+        "weight sparsity (%)",
+        lambda cell: _times(cell.sparsity("weight"), 100.0),
+        _times(first or Spread(0.0, None), 100.0),
     )
 
 
@@ -119,7 +131,8 @@ def heads_left(experiment: Experiment) -> Quantity:
         experiment: gives the dense model's number.
     """
     found = next((s.heads_dense for cell in experiment.cells for s in cell.structures), None)
-    dense = None if found is None else Spread(float(found), None)
+    known = found is not None and baseline(experiment.records) == "dense"
+    dense = Spread(float(found), None) if found is not None and known else None
     return Quantity("heads left", heads_of, dense)
 
 
@@ -145,7 +158,8 @@ def rows_of(experiment: Experiment, metric: str) -> list[Quantity]:
         metric: name of the quality metric.
     """
     batches = sorted({int(b) for r in experiment.records for b in r.speeds.get("dense", {})})
-    wanted = [quality(experiment, metric), *map(speed, batches), training_time()]
+    wanted = [quality(experiment, metric), *(speed(experiment, b) for b in batches)]
+    wanted.append(training_time(experiment))
     return [q for q in wanted if any(q.of(cell) is not None for cell in experiment.cells)]
 
 
@@ -165,7 +179,7 @@ def plot_curves(experiment: Experiment, metric: str, path: Path) -> tuple[Path, 
     Raises:
         ReportError: matplotlib is missing.
     """
-    rows, columns = rows_of(experiment, metric), [weight_sparsity()]
+    rows, columns = rows_of(experiment, metric), [weight_sparsity(experiment)]
     if any(cell.structures for cell in experiment.cells):
         columns.append(heads_left(experiment))
     series = experiment.series
@@ -176,7 +190,7 @@ def plot_curves(experiment: Experiment, metric: str, path: Path) -> tuple[Path, 
         panels = made.subplots(len(rows), len(columns), sharey="row", squeeze=False)
         for line, y in zip(panels, rows, strict=True):
             for axes, x in zip(line, columns, strict=True):
-                _draw_dense(axes, x, y)
+                _draw_dense(axes, x, y, baseline(experiment.records))
                 for name, cells in series.items():
                     handles |= draw_line(axes, name, cells, (x, y), looks[name])
             line[0].set_ylabel(y.title)
@@ -196,13 +210,13 @@ def _over(experiment: Experiment) -> str:
     return f"mean ± sd over {len(seeds)} seeds" if len(seeds) > 1 else "one seed"
 
 
-def _draw_dense(axes: Axes, x: Quantity, y: Quantity) -> None:
+def _draw_dense(axes: Axes, x: Quantity, y: Quantity, name: str) -> None:
     if y.dense is None:
         return
     axes.axhline(y.dense.mean, color=GREY, linewidth=0.9, linestyle="--", zorder=1)
     if x.dense is not None:
         (point,) = axes.plot([x.dense.mean], [y.dense.mean], marker="o", color=GREY, markersize=6)
-        mark(point, f"dense: {y.dense.text(2)}")
+        mark(point, f"{name}: {y.dense.text(2)}")
 
 
 def draw_line(
@@ -300,7 +314,7 @@ def plot_equal_heads(
     Raises:
         ReportError: matplotlib is missing.
     """
-    y, x = quality(experiment, metric), weight_sparsity()
+    y, x = quality(experiment, metric), weight_sparsity(experiment)
     looks = styles(list(experiment.series))
     handles: dict[str, Artist] = {}
     labels, lines = [], []
@@ -317,7 +331,7 @@ def plot_equal_heads(
                 heads = heads_of(cell)
                 assert heads is not None  # a cell of a group has a number of heads
                 labels.append(Label(f"{heads.mean:.0f}", a.mean, b.mean, looks[cell.series][0], 8))
-        _draw_dense(axes, x, y)
+        _draw_dense(axes, x, y, baseline(experiment.records))
         axes.set(xlabel=x.title, ylabel=y.title)
         axes.margins(x=0.08, y=0.15)
         legend(made, list(handles.values()), list(handles))

@@ -127,14 +127,14 @@ def dense_runs(records: Iterable[RunRecord]) -> list[RunRecord]:
 def baseline(records: Iterable[RunRecord]) -> str:
     """What the pruned models are compared with, in a word.
 
-    "dense", or "start" where training starts from a model that was cut before: fine-tuned alike and
+    "dense", or "start" where training starts from a model that was cut before: trained alike and
     not cut again.
 
     Args:
         records: of one experiment folder.
     """
-    cut = any(number_of(r, "sizes", "dense", "structural_sparsity") for r in records)
-    return "start" if cut else "dense"
+    found = [number_of(r, "sizes", "dense", "structural_sparsity") for r in records]
+    return "start" if found and all(found) else "dense"
 
 
 def quality_kept(record: RunRecord, metric: str) -> float | None:

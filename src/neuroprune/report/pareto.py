@@ -26,6 +26,7 @@ from neuroprune.report.numbers import (
     LESS_IS_BETTER,
     OURS,
     Spread,
+    baseline,
     dense_runs,
     side_spread,
 )
@@ -87,7 +88,8 @@ def plot_quality_against_speed(
     timed = first.speeds.get("conditions", {}).get("timed", "forward pass")
     tokens = first.speeds.get("dense", {}).get(key, {}).get("tokens")
     shape = f"batch {batch}" + (f" x {tokens} tokens" if tokens else "")
-    axis = f"speed-up (x dense): {timed}, {shape}"
+    every = [record for records in records_by_label.values() for record in records]
+    axis = f"speed-up (x {baseline(every)}): {timed}, {shape}"
     return _plot(records_by_label, points, metric, (axis, 1.0), Path(path))
 
 
@@ -114,7 +116,10 @@ def plot_quality_against_sparsity(
         "structural sparsity: run it again",
         100.0,
     )
-    return _plot(records_by_label, points, metric, (SPARSITY_AXIS, 0.0), Path(path))
+    every = [record for records in records_by_label.values() for record in records]
+    first = side_spread(dense_runs(every), "sizes", "dense", "structural_sparsity")
+    x = 0.0 if first is None else 100.0 * first.mean  # above 0 where it was cut before
+    return _plot(records_by_label, points, metric, (SPARSITY_AXIS, x), Path(path))
 
 
 def plot_snapshots(snapshots_json: Path | str, path: Path | str) -> tuple[Path, Path]:
@@ -205,7 +210,7 @@ def _plot(
         dense = side_spread(dense_runs(records), "metrics", "dense", metric)
         if dense is not None:
             dense = dense.times(_scale(metric))
-            ends.append(_draw_dense(axes, x_dense, dense))
+            ends.append(_draw_dense(axes, x_dense, dense, baseline(records)))
             drawn += _covered_by_dense(axes, x_dense, dense)
         _name_axes(axes, title, metric)
         write_labels(axes, [*ends, *settings], drawn)
@@ -237,12 +242,12 @@ def _draw_line(axes: Axes, line: Sequence[_Point], color: str, marker: str) -> l
     return covered
 
 
-def _draw_dense(axes: Axes, x: float, y: Spread) -> Label:
+def _draw_dense(axes: Axes, x: float, y: Spread, name: str = "dense") -> Label:
     """The dense model: a point, and a line to compare the others with."""
     axes.axhline(y.mean, color=GREY, linewidth=0.9, linestyle="--", zorder=1)
     error = [y.sd or 0.0]
     axes.errorbar([x], [y.mean], yerr=error, color=GREY, marker="o", markersize=6, elinewidth=0.9)
-    return Label("dense", x, y.mean, GREY)
+    return Label(name, x, y.mean, GREY)
 
 
 def _covered_by_dense(axes: Axes, x: float, y: Spread) -> list[_Line]:
