@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from neuroprune.report import pareto
 from neuroprune.report.figure import Label, ReportError, figure, write_labels
 from neuroprune.report.pareto import (
     plot_quality_against_sparsity,
@@ -32,7 +33,9 @@ def texts(svg: Path) -> list[str]:
     return ["".join(element.itertext()).strip() for element in found]
 
 
-def test_a_start_that_was_cut_before_stands_where_it_is(tmp_path: Path) -> None:
+def test_a_start_that_was_cut_before_stands_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     records = experiment()
     for group in records.values():
         for record in group:
@@ -41,6 +44,11 @@ def test_a_start_that_was_cut_before_stands_where_it_is(tmp_path: Path) -> None:
     assert "start" in found
     assert "dense" not in found
     assert any(text.startswith("speed-up (x start)") for text in found)
+    places = []
+    draw = pareto._draw_dense
+    monkeypatch.setattr(pareto, "_draw_dense", lambda *a: places.append(a[1]) or draw(*a))
+    assert "start" in texts(plot_quality_against_sparsity(records, "accuracy", tmp_path / "p")[0])
+    assert places == [pytest.approx(30.0)]
 
 
 def test_speed_has_one_line_per_method_and_a_label_at_each(tmp_path: Path) -> None:

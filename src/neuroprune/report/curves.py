@@ -131,9 +131,9 @@ def heads_left(experiment: Experiment) -> Quantity:
         experiment: gives the dense model's number.
     """
     found = next((s.heads_dense for cell in experiment.cells for s in cell.structures), None)
-    known = found is not None and baseline(experiment.records) == "dense"
-    dense = Spread(float(found), None) if found is not None and known else None
-    return Quantity("heads left", heads_of, dense)
+    if found is None or baseline(experiment.records) != "dense":
+        return Quantity("heads left", heads_of)
+    return Quantity("heads left", heads_of, Spread(float(found), None))
 
 
 def heads_of(cell: Cell) -> Spread | None:

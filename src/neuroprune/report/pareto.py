@@ -88,8 +88,7 @@ def plot_quality_against_speed(
     timed = first.speeds.get("conditions", {}).get("timed", "forward pass")
     tokens = first.speeds.get("dense", {}).get(key, {}).get("tokens")
     shape = f"batch {batch}" + (f" x {tokens} tokens" if tokens else "")
-    every = [record for records in records_by_label.values() for record in records]
-    axis = f"speed-up (x {baseline(every)}): {timed}, {shape}"
+    axis = f"speed-up (x {baseline(_all(records_by_label))}): {timed}, {shape}"
     return _plot(records_by_label, points, metric, (axis, 1.0), Path(path))
 
 
@@ -116,8 +115,8 @@ def plot_quality_against_sparsity(
         "structural sparsity: run it again",
         100.0,
     )
-    every = [record for records in records_by_label.values() for record in records]
-    first = side_spread(dense_runs(every), "sizes", "dense", "structural_sparsity")
+    runs = dense_runs(_all(records_by_label))
+    first = side_spread(runs, "sizes", "dense", "structural_sparsity")
     x = 0.0 if first is None else 100.0 * first.mean  # above 0 where it was cut before
     return _plot(records_by_label, points, metric, (SPARSITY_AXIS, x), Path(path))
 
@@ -181,12 +180,16 @@ def _points(
     return points
 
 
+def _all(groups: Records) -> list[RunRecord]:
+    return [record for group in groups.values() for record in group]
+
+
 def _plot(
     groups: Records, points: Sequence[_Point], metric: str, axis: tuple[str, float], path: Path
 ) -> tuple[Path, Path]:
     """Draw the lines; `axis` is the title of x, and where the dense model is on it."""
     title, x_dense = axis
-    records = [record for group in groups.values() for record in group]
+    records = _all(groups)
     seeds = len({record.seed for record in records})
     over = f"mean ± sd over {seeds} seeds" if seeds > 1 else "one seed"
     series: dict[str, list[_Point]] = {}
