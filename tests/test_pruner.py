@@ -240,8 +240,11 @@ def test_a_state_of_another_run_is_refused() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     pruner = attach(model, optimizer, NeuroPrune(theta=0.15))
     state = pruner.state_dict()
-    with pytest.raises(PrunerError, match="length of training it was saved with"):
-        pruner.load_state_dict({**state, "config": {"theta": 0.2}})
+    other = {**state, "config": {**state["config"], "theta": 0.2}}
+    with pytest.raises(PrunerError, match=r"another run: config\.theta 0\.2, now 0\.15\. Resume"):
+        pruner.load_state_dict(other)
+    with pytest.raises(PrunerError, match=r"another run: state_version absent, now \d+\. Resume"):
+        pruner.load_state_dict({})
     with pytest.raises(PrunerError, match="from_pretrained"):
         pruner.load_state_dict({**state, "lineage": {}})
 

@@ -15,6 +15,7 @@ from neuroprune.record import (
     RECORD_VERSION,
     RecordError,
     RunRecord,
+    differences,
     environment,
     write_text_atomic,
 )
@@ -197,3 +198,33 @@ def test_others_may_read_what_an_ordinary_file_would_let_them(tmp_path: Path) ->
     ordinary.write_text("text")
     write_text_atomic(atomic, "text")
     assert stat.S_IMODE(atomic.stat().st_mode) == stat.S_IMODE(ordinary.stat().st_mode)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "text"),
+    [
+        ({"a": {"b": 1}}, {"a": {"b": 1}}, ""),
+        ({"a": {"b": 1}}, {"a": {"b": 2}}, "a.b 1, now 2"),
+        ({"a": {"b": 1}}, {"a": {"c": 0}}, "a.b 1, now absent; a.c absent, now 0"),
+        ({"a": {}}, {"a": {"b": False}}, "a {}, now absent; a.b absent, now False"),
+        ({"a": 1, "b": None}, {"a": 1}, ""),
+        ({}, {"a": {"b": 1}}, "an empty one"),
+        ({}, {}, ""),
+        ({"a": 1}, {}, "a 1, now absent"),
+        ({"a": 1}, {"a": 1, "method": {"lr_growth": 0.0}}, ""),  # what it was before it was named
+        (
+            {"a": 1},
+            {"a": 1, "method": {"lr_growth": 0.5}},
+            "method.lr_growth 0.0, now 0.5",
+        ),
+        (
+            dict.fromkeys("abcde", 1),
+            {"e": 1},
+            "a 1, now absent; b 1, now absent; c 1, now absent; 1 more",
+        ),
+    ],
+)
+def test_differences_of_two_configurations(
+    old: dict[str, Any], new: dict[str, Any], text: str
+) -> None:
+    assert differences(old, new) == text

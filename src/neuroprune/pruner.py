@@ -22,6 +22,7 @@ from neuroprune.learning_rates import LearningRates
 from neuroprune.methods import Method, dead_inputs, dead_units, method_for
 from neuroprune.methods.method import StepSizeOf, step_sizes
 from neuroprune.plan import ShrinkPlan
+from neuroprune.record import differences
 from neuroprune.snapshots import Evaluate, Snapshots, snapshots_for
 from neuroprune.step_hooks import around_step, is_finite, is_skipped
 from neuroprune.surgery import adopt_, shrink_, unwrap_optimizer
@@ -270,11 +271,10 @@ class Pruner:
         if self.method.settled_at is not None:  # a schedule counts steps
             keys.append("total_steps")
         for key in keys:
-            if state.get(key) != mine[key]:
+            if found := differences({key: state.get(key)}, {key: mine[key]}):
                 raise PrunerError(
-                    f"the saved pruner state has {key} {state.get(key)!r}, this run has "
-                    f"{mine[key]!r}. Resume with the method, settings and length of training it "
-                    "was saved with."
+                    f"the saved pruner state is of another run: {found}. Resume with the method, "
+                    "settings and length of training it was saved with."
                 )
         if state.get("lineage") != mine["lineage"]:
             raise PrunerError(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 RECORD_VERSION = 1
+_TOLD = 3  # differences between two configurations that a message names
 _PACKAGES = ("neuroprune", "torch", "transformers", "accelerate", "datasets", "numpy")
 
 
@@ -185,6 +186,27 @@ def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple
         now.setdefault(key, _BEFORE[key])
     names = sorted({*was, *now})
     return {k: (was.get(k), now.get(k)) for k in names if was.get(k) != now.get(k)}
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """In which settings two configurations differ: "training.epochs 1, now 2"; empty for none.
+
+    A setting that one of them lacks is "absent" there; none at all are "an empty one".
+
+    Args:
+        old: that of a record.
+        new: the one it is compared with.
+    """
+    if new and not old:
+        return "an empty one"
+    found = differing(old, new)
+    told = [f"{key} {_told(was)}, now {_told(now)}" for key, (was, now) in found.items()]
+    more = [f"{len(told) - _TOLD} more"] if len(told) > _TOLD else []
+    return "; ".join(told[:_TOLD] + more)
+
+
+def _told(value: Any) -> str:
+    return "absent" if value is None else str(value)
 
 
 def _settings(data: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,7 +13,6 @@ from neuroprune.bench.suite import (
     Job,
     State,
     clock,
-    differences,
     find_configs,
     job_name,
     jobs_of,
@@ -134,36 +132,6 @@ def test_time_left_is_told_while_jobs_wait(experiments: Path, tmp_path: Path) ->
     lines: list[str] = []
     run_suite(todo, _record, tmp_path / "work", lines.append)
     assert any("; about 0 s to go" in line for line in lines)
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "text"),
-    [
-        ({"a": {"b": 1}}, {"a": {"b": 1}}, ""),
-        ({"a": {"b": 1}}, {"a": {"b": 2}}, "a.b 1, now 2"),
-        ({"a": {"b": 1}}, {"a": {"c": 0}}, "a.b 1, now absent; a.c absent, now 0"),
-        ({"a": {}}, {"a": {"b": False}}, "a {}, now absent; a.b absent, now False"),
-        ({"a": 1, "b": None}, {"a": 1}, ""),
-        ({}, {"a": {"b": 1}}, "an empty one"),
-        ({}, {}, ""),
-        ({"a": 1}, {}, "a 1, now absent"),
-        ({"a": 1}, {"a": 1, "method": {"lr_growth": 0.0}}, ""),  # what it was before it was named
-        (
-            {"a": 1},
-            {"a": 1, "method": {"lr_growth": 0.5}},
-            "method.lr_growth 0.0, now 0.5",
-        ),
-        (
-            dict.fromkeys("abcde", 1),
-            {"e": 1},
-            "a 1, now absent; b 1, now absent; c 1, now absent; 1 more",
-        ),
-    ],
-)
-def test_differences_of_two_configurations(
-    old: dict[str, Any], new: dict[str, Any], text: str
-) -> None:
-    assert differences(old, new) == text
 
 
 def test_a_record_of_an_empty_configuration_is_said_to_be_one(

@@ -5,22 +5,20 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 from neuroprune.bench.config import RunConfig
 from neuroprune.config import ConfigError
-from neuroprune.record import RecordError, RunRecord, differing, write_text_atomic
+from neuroprune.record import RecordError, RunRecord, differences, write_text_atomic
 from neuroprune.report.names import number
 
 _FAILURES = (RuntimeError, ValueError, ImportError, OSError)  # the library's own, and a full disk
 
 CONFIG_NAME = "config.toml"
 FAILURE_SUFFIX = ".failed.txt"
-_TOLD = 3  # differences between two configurations that a message names
 
 
 class State(StrEnum):
@@ -92,27 +90,6 @@ def _stale(record: Path, config: RunConfig) -> str:
         return str(error)
     found = differences(made_with, config.to_dict())
     return f"made with another configuration: {found}" if found else ""
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """In which settings two configurations differ: "training.epochs 1, now 2"; empty for none.
-
-    A setting that one of them lacks is "absent" there; none at all are "an empty one".
-
-    Args:
-        old: that of a record.
-        new: the one it is compared with.
-    """
-    if new and not old:
-        return "an empty one"
-    found = differing(old, new)
-    told = [f"{key} {_told(was)}, now {_told(now)}" for key, (was, now) in found.items()]
-    more = [f"{len(told) - _TOLD} more"] if len(told) > _TOLD else []
-    return "; ".join(told[:_TOLD] + more)
-
-
-def _told(value: Any) -> str:
-    return "absent" if value is None else str(value)
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from neuroprune.bench.captions import caption, measurement_caption, overview_caption
-from neuroprune.bench.suite import differences
-from neuroprune.record import RunRecord, write_text_atomic
+from neuroprune.record import RunRecord, differences, write_text_atomic
 from neuroprune.report.collect import collect
 from neuroprune.report.compare import alone, tallies, uncompared
 from neuroprune.report.drawings import comparisons_of
