@@ -385,6 +385,12 @@ def test_the_command_line_imports_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_the_package_runs_as_a_module() -> None:
+    call = [sys.executable, "-m", "neuroprune", "--version"]
+    done = subprocess.run(call, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("neuroprune 0.")
+
+
 def test_a_matrix_is_no_experiment(work: Path) -> None:
     matrix = Path(__file__).parents[2] / "benchmarks/matrices/sst2.toml"
     said = invoke("train", "--config", matrix, "--out", "out", code=2).stderr

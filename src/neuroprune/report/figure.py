@@ -181,6 +181,7 @@ def save(made: Figure, path: Path) -> tuple[Path, Path]:
     drawn = io.StringIO()
     made.savefig(drawn, format="svg", metadata={"Date": None, "Creator": "neuroprune"})
     write_text_atomic(svg, _MARK.sub(_marked, drawn.getvalue()))
+    made.set_layout_engine("none")  # what was just laid out stays where it is
     half = png.with_name(f".{png.name}")
     made.savefig(half, format="png", dpi=160, metadata={"Software": "neuroprune"})
     half.replace(png)
