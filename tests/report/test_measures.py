@@ -336,6 +336,8 @@ def test_heads_have_whole_numbers_and_no_column_without_any(figures: list[Any]) 
     titles = [axes.get_xlabel() for axes in with_heads[-2:]]
     assert titles == ["weight sparsity (%)", "heads left"]
     assert all(float(tick).is_integer() for tick in with_heads[-1].get_xticks())
+    most, fewest = with_heads[-1].get_xlim()
+    assert fewest < 2.0 < most and most - fewest >= 3.0  # one point, and a scale beside it
     assert with_heads[-1].xaxis_inverted()
     assert len(without) == 3
     assert without[-1].get_xlabel() == "weight sparsity (%)"

@@ -7,6 +7,7 @@ matplotlib: fixed salt for the identifiers of an SVG, and no dates.
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 GREY = "#6B6B6B"
 LEGEND_COLUMNS = 5
+_FEWEST = 3.0  # of what is counted, the width of an axis
 _MARK = re.compile(
     r'<(?P<tag>g|image)(?P<before>[^<>]*?) id="mark:(?P<part>[^"|]*)\|(?P<text>[^"]*)"'
     r"(?P<after>[^<>]*)>"
@@ -134,13 +136,17 @@ def styles(names: Sequence[str]) -> dict[str, tuple[str, str]]:
 
 
 def whole_ticks(axes: Axes) -> None:
-    """Ticks of x at whole numbers only, for what is counted.
+    """Ticks of x at whole numbers only, for what is counted; room for at least three.
 
     Args:
-        axes: the plot.
+        axes: the plot, with everything in it.
     """
     from matplotlib.ticker import MaxNLocator
 
+    left, right = axes.get_xlim()
+    if abs(right - left) < _FEWEST:
+        middle, half = (left + right) / 2, math.copysign(_FEWEST / 2, right - left)
+        axes.set_xlim(middle - half, middle + half)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
