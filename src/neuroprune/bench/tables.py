@@ -1,9 +1,10 @@
-"""Markdown tables from committed RunRecords, written between markers in a document.
+"""Tables and numbers from committed RunRecords, written between markers in a document.
 
 A document asks for a table with the two lines `<!-- table:NAME -->` and `<!-- /table -->`. NAME is
 a folder of the results directory; what stands between the lines is replaced. `<!-- pairs:NAME -->`
 asks for the comparisons of NeuroPrune with the other methods, pair by pair, instead;
 `<!-- overview:NAME -->` for the quality kept alone, a row per method and a column per sparsity.
+A number in a sentence is asked for as `neuroprune.bench.quotes` says.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from neuroprune.bench.captions import caption, measurement_caption, overview_caption
+from neuroprune.bench.quotes import QuoteError, quote
 from neuroprune.record import RunRecord, differences, write_text_atomic
 from neuroprune.report.collect import collect
 from neuroprune.report.compare import alone, tallies, uncompared
@@ -28,6 +31,9 @@ _MARKER = re.compile(
     re.DOTALL,
 )
 _OPEN = re.compile(r"<!-- ((?:table|pairs|overview):[^>]*?) -->")
+_NUMBER = re.compile(
+    r"(?P<open><!-- number: (?P<asked>[^>]*?) -->)(?P<body>[^<]*)(?P<close><!-- /number -->)"
+)
 _PAIRS = ("NeuroPrune", "other method", "its weight sparsity", "difference", "pairs", "verdict")
 
 
@@ -193,7 +199,7 @@ def _renderer(results: Path, name: str) -> Callable[[Path, str, str], str]:
 
 
 def render(text: str, results: Path, label: str | None = None) -> str:
-    """`text` with every table between markers made anew from the records.
+    """`text` with every table and number between markers made anew from the records.
 
     Args:
         text: a document.
@@ -201,7 +207,7 @@ def render(text: str, results: Path, label: str | None = None) -> str:
         label: that folder as the document's reader sees it; defaults to `results`.
 
     Raises:
-        TableError: a marker without its end, or without records.
+        TableError: a marker without its end, without records, or of a number they do not have.
         RecordError: a file under `results` is no record.
     """
     done = []
@@ -226,7 +232,22 @@ def render(text: str, results: Path, label: str | None = None) -> str:
             f"the marker <!-- {bad} --> has no line <!-- /table --> after it, or its name "
             "is not made of letters, digits, - and _."
         )
-    return out
+    return _with_numbers(out, results)
+
+
+def _with_numbers(text: str, results: Path) -> str:
+    load = cache(partial(load_records, results))
+
+    def fill(found: re.Match[str]) -> str:
+        try:
+            return f"{found['open']}{quote(found['asked'], load)}{found['close']}"
+        except QuoteError as error:
+            raise TableError(f"the marker {found['open']} cannot be filled: {error}") from error
+
+    filled, done = _NUMBER.subn(fill, text)
+    if text.count("<!-- number:") != done:
+        raise TableError("a marker <!-- number: ... --> has no <!-- /number --> right after it.")
+    return filled
 
 
 def _label(document: Path, results: Path) -> str:
@@ -247,8 +268,13 @@ def render_file(document: Path, results: Path) -> bool:
 
 
 def stale_tables(document: Path, results: Path) -> list[str]:
-    """Tables of a document that differ from what its records say, such as "table:sst2"."""
+    """What differs in a document from its records, such as "table:sst2" or "number: kept a/b"."""
     text = document.read_text(encoding="utf-8")
     fresh = render(text, results, _label(document, results))
-    pairs = zip(_MARKER.finditer(text), _MARKER.finditer(fresh), strict=True)
-    return [f"{old['kind']}:{old['name']}" for old, new in pairs if old["body"] != new["body"]]
+    found = []
+    for marker, name in ((_MARKER, "{kind}:{name}"), (_NUMBER, "number: {asked}")):
+        pairs = zip(marker.finditer(text), marker.finditer(fresh), strict=True)
+        found += [
+            name.format(**old.groupdict()) for old, new in pairs if old["body"] != new["body"]
+        ]
+    return found

@@ -150,7 +150,7 @@ def table(
     ] = False,
     json_output: Json = False,
 ) -> None:
-    """Bring the tables of a document up to date: what stands between its table markers."""
+    """Bring tables and numbers of a document up to date: what stands between its markers."""
     from neuroprune.bench.tables import render_file, stale_tables
 
     if not check:

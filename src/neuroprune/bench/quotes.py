@@ -1,0 +1,126 @@
+"""Numbers of committed RunRecords inside a sentence, between markers in a document.
+
+`<!-- number: kept sst2/neuroprune-80 -->96.5 ± 0.5<!-- /number -->` is filled from the records as
+tables are. What can be asked for, of a cell EXPERIMENT/SETTING (SETTING "dense" is what the pruned
+models are compared with):
+
+    METRIC CELL             mean over the seeds, in % where the tables have it so
+    kept CELL               the quality kept, in % of dense: mean ± standard error
+    difference CELL CELL    the first minus the second, pair by pair: mean ± standard error
+    speed-BATCH CELL        times the dense speed: mean ± standard error
+    measured NAME/KEY/FIELD one number of a measurement without training
+
+`kept~0` and so on give the mean alone, with so many decimals.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+from neuroprune.record import RunRecord
+from neuroprune.report.numbers import (
+    IN_PERCENT,
+    Spread,
+    metric_names,
+    number_of,
+    quality_kept,
+    spread_of,
+)
+
+_ASKED = re.compile(r"(?P<what>[\w-]+)(?:~(?P<digits>\d))? (?P<of>.+)")
+_DENSE = "dense"
+Load = Callable[[str], Mapping[str, Sequence[RunRecord]]]  # experiment -> setting -> its records
+
+
+class QuoteError(ValueError):
+    """A document asks for a number that the records do not have; the message says why."""
+
+
+def quote(asked: str, load: Load) -> str:
+    """The number that a marker asks for, as text.
+
+    Args:
+        asked: such as "kept~0 sst2/neuroprune-80"; see the module.
+        load: an experiment's records.
+
+    Raises:
+        QuoteError: no such number.
+    """
+    found = _ASKED.fullmatch(asked)
+    if found is None:
+        raise QuoteError(f"expected WHAT EXPERIMENT/SETTING, got {asked!r}.")
+    what, of = found["what"], found["of"]
+    spread, digits, with_error = _number(what, of, load)
+    if spread is None:
+        raise QuoteError(f"{asked!r}: not every record has it, or there is no seed in common.")
+    if found["digits"] is not None:
+        return f"{spread.mean:.{found['digits']}f}"
+    return spread.text_of_mean(digits) if with_error else f"{spread.mean:.{digits}f}"
+
+
+def _number(what: str, of: str, load: Load) -> tuple[Spread | None, int, bool]:
+    """Mean and deviation in the unit of the text, its decimals, and whether the error is told."""
+    if what == "measured":
+        name, _, rest = of.partition("/")
+        key, _, field = rest.rpartition("/")
+        found = [
+            number_of(record, "speeds", key, field)
+            for records in load(name).values()
+            for record in records
+            if key in record.speeds
+        ]
+        return spread_of(found), 2, False
+    if what == "difference":
+        return _difference(of.split(), load)
+    records, side = _cell(of, load)
+    if what == "kept":
+        metric = _first_metric(records)
+        return _scaled([quality_kept(r, metric) for r in records], 100.0), 1, True
+    if what.startswith("speed-"):
+        way = (side, what.removeprefix("speed-"), "value")
+        return spread_of([number_of(r, "speeds", "speedup", *way) for r in records]), 2, True
+    return _scaled([number_of(r, "metrics", side, what) for r in records], _unit(what)), 1, False
+
+
+def _difference(cells: Sequence[str], load: Load) -> tuple[Spread | None, int, bool]:
+    if len(cells) != 2:
+        raise QuoteError(f"expected two cells of which one is subtracted, got {' '.join(cells)!r}.")
+    (ours, side), (theirs, other) = (_cell(cell, load) for cell in cells)
+    metric = _first_metric(ours)
+    beside = {record.seed: record for record in theirs}
+    pairs = [
+        (
+            number_of(record, "metrics", side, metric),
+            number_of(beside[record.seed], "metrics", other, metric),
+        )
+        for record in ours
+        if record.seed in beside
+    ]
+    found = [None if a is None or b is None else a - b for a, b in pairs]
+    return _scaled(found, _unit(metric)), 1, True
+
+
+def _cell(name: str, load: Load) -> tuple[Sequence[RunRecord], str]:
+    """Records of a cell, and the side that it is."""
+    experiment, _, setting = name.partition("/")
+    groups = load(experiment)
+    if setting == _DENSE:
+        every = [record for records in groups.values() for record in records]
+        return list({record.seed: record for record in every}.values()), "dense"
+    if setting not in groups:
+        raise QuoteError(f"no records of {setting!r} in {experiment!r}: got {name!r}.")
+    return groups[setting], "pruned"
+
+
+def _first_metric(records: Sequence[RunRecord]) -> str:
+    return next(iter(metric_names(records)), "")
+
+
+def _unit(metric: str) -> float:
+    return 100.0 if metric in IN_PERCENT else 1.0
+
+
+def _scaled(values: Sequence[float | None], factor: float) -> Spread | None:
+    found = spread_of(values)
+    return None if found is None else found.times(factor)
