@@ -93,6 +93,12 @@ def test_our_method_comes_first_then_others_by_what_they_reached(tmp_path: Path)
         ("80", ("80", "")),
         ("l1/strong", ("l1/strong", "")),
         ("l1/80", ("l1", "80")),
+        ("l1-strength1e-07", ("l1-strength", "1e-07")),
+        ("neuroprune-50-heads-36", ("neuroprune-50-heads", "36")),
+        (
+            "neuroprune-alpha1e-05-beta0.01-theta0.15",
+            ("neuroprune", "alpha1e-05-beta0.01-theta0.15"),
+        ),
     ],
 )
 def test_a_number_at_the_end_is_a_setting(label: str, expected: tuple[str, str]) -> None:
@@ -280,5 +286,34 @@ def test_every_record_of_this_repository_is_shown_or_named() -> None:
     results = REPOSITORY / "benchmarks/results"
     found = collect(results)
     assert len(found.runs) + len(found.measurements) == len(list(results.rglob("*.json")))
-    assert found.notes == ()
+    rest = [note for note in found.notes if "loaded again" not in note]
+    assert rest == []
+    told = {note.partition(":")[0] for note in found.notes}
+    assert told == {"mrpc-target", "sst2-target"}  # trained in bfloat16
+    assert all("in bf16" in note for note in found.notes)
     assert len({run.path for run in found.runs}) == len(found.runs)
+
+
+@pytest.mark.parametrize(
+    ("precision", "why"), [("bf16", "trained and measured there in bf16"), (None, "a defect")]
+)
+def test_models_that_change_when_saved_are_named(
+    tmp_path: Path, precision: str | None, why: str
+) -> None:
+    training = {"precision": precision} if precision else {}
+    for seed, matches in ((1, True), (2, False)):
+        record = made_up(seed, 0.8, 0.5, 2.0)
+        record.metrics["reload_matches"] = matches
+        record.config["training"] = training
+        record.save(tmp_path / "sst2/neuroprune-50" / f"seed-{seed}.json")
+    (note,) = collect(tmp_path).notes
+    assert note.startswith("sst2: loaded again, 1 of 2 models of neuroprune-50 measured otherwise")
+    assert why in note
+
+
+def test_records_of_bench_beside_one_of_train_are_read_too(tmp_path: Path) -> None:
+    made_up(1, 0.8, 0.5, 2.0).save(tmp_path / "record.json")
+    (tmp_path / "pruned").mkdir()
+    (tmp_path / "pruned/config.json").write_text("{}")  # of the model that `train` left
+    made_up(2, 0.8, 0.5, 2.0).save(tmp_path / "sst2/neuroprune-80/seed-2.json")
+    assert len(collect(tmp_path).runs) == 2

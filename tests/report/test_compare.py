@@ -114,12 +114,20 @@ def test_both_sparsities_must_be_equal(sparsities: tuple[float, float], expected
     assert bool(compare(of(ours, rival), "accuracy")) is expected
 
 
+def test_where_both_keep_zeros_their_number_is_what_counts() -> None:
+    """The paper's measure: ours has removed some of them, the rival none."""
+    ours, rival = cell("a", {1: 0.9}, sparsities=(0.3, 0.8)), cell("b", {1: 0.9}, "l1", (0.0, 0.79))
+    whole = cell("c", {1: 0.9}, "cofi", (0.8, 0.8))
+    assert equal_sparsity(ours, rival) and equal_sparsity(rival, ours)
+    assert not equal_sparsity(ours, whole) and not equal_sparsity(whole, rival)
+
+
 def test_an_unknown_sparsity_equals_nothing() -> None:
     ours = cell("a", {1: 0.9})
     record: RunRecord = dataclasses.replace(ours.records[0], sizes={}, method="l1")
     rival = Cell("b", (Run(Path("b"), "b", record, None),), "b")
     assert not equal_sparsity(ours, rival)
-    assert uncompared(of(ours, rival), compare(of(ours, rival), "accuracy")) == [rival]
+    assert uncompared(of(ours, rival), compare(of(ours, rival), "accuracy")) == [ours, rival]
 
 
 def test_rivals_are_not_compared_with_each_other_nor_ours_with_ours() -> None:
@@ -133,18 +141,20 @@ def test_rivals_are_not_compared_with_each_other_nor_ours_with_ours() -> None:
     assert pairs == {(o, r) for o in ("ours-1", "ours-2") for r in ("l1", "dsp")}
 
 
-def test_rivals_without_a_partner_are_named() -> None:
+def test_cells_without_a_partner_are_named() -> None:
     cells = [
         cell("ours", {1: 0.9, 2: 0.9}),
+        cell("ours-paper", {1: 0.9, 2: 0.9}, sparsities=(0.0, 0.2)),
         cell("near", {1: 0.9, 2: 0.8}, "l1"),
         cell("sparser", {1: 0.9, 2: 0.8}, "l1", (0.9, 0.9)),
         cell("otherseed", {7: 0.9}, "l1"),
     ]
     experiment = of(*cells)
     left = uncompared(experiment, compare(experiment, "accuracy"))
-    assert [c.label for c in left] == ["sparser", "otherseed"]
-    alone = of(cells[1])
-    assert uncompared(alone, compare(alone, "accuracy")) == [cells[1]]
+    assert [c.label for c in left] == ["ours-paper", "sparser", "otherseed"]
+    assert uncompared(of(cells[0]), []) == []  # there is nobody to be compared with
+    alone = of(cells[2])
+    assert uncompared(alone, compare(alone, "accuracy")) == [cells[2]]
 
 
 def _comparison(rival: str, *differences: float, ours: str = "ours") -> Comparison:

@@ -261,7 +261,7 @@ def test_the_page_says_what_is_not_shown_and_why(
     ]
     text = made.page.read_text()
     assert "5 notes" in text
-    assert "equal sparsity with a result of the same seed: l1." in text
+    assert "equal sparsity there with a result of the same seed: ours, l1." in text
 
 
 def test_patterns_are_of_the_first_seed_that_has_them(tmp_path: Path) -> None:

@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from neuroprune.bench.matrix import is_matrix, plan, read_toml
+from neuroprune.bench.matrix import plan
+from neuroprune.bench.sources import sources_of
 from neuroprune.bench.status import Cell, cells_of
-from neuroprune.bench.suite import CONFIG_NAME, FAILURE_SUFFIX, State
+from neuroprune.bench.suite import FAILURE_SUFFIX, State
 from neuroprune.record import RunRecord
 from neuroprune.report.numbers import (
     IN_PERCENT,
@@ -29,7 +30,7 @@ def caption(results: Path, name: str, groups: Mapping[str, Sequence[RunRecord]],
     """The caption of the table of an experiment folder or a matrix.
 
     Args:
-        results: folder of the records; `experiments/` and `matrices/` are looked for beside it.
+        results: folder of the records; see `sources_of`.
         name: experiment folder inside it.
         groups: its records, by setting, in the order of the rows.
         label: the results folder as a reader of the document sees it.
@@ -42,11 +43,16 @@ def caption(results: Path, name: str, groups: Mapping[str, Sequence[RunRecord]],
     return " ".join(part for part in parts if part)
 
 
-def overview_caption(groups: Mapping[str, Sequence[RunRecord]]) -> str:
+def overview_caption(
+    results: Path, name: str, groups: Mapping[str, Sequence[RunRecord]], label: str
+) -> str:
     """The caption of a table of the quality kept alone.
 
     Args:
-        groups: the records, by setting.
+        results: see `caption`.
+        name: see `caption`.
+        groups: see `caption`.
+        label: see `caption`.
     """
     records = [record for group in groups.values() for record in group]
     metric = metric_names(records)[0]
@@ -56,7 +62,8 @@ def overview_caption(groups: Mapping[str, Sequence[RunRecord]]) -> str:
     return (
         f"Quality kept: {metric} against the dense run of the same seed, mean ± standard error "
         f"over these pairs, seeds {_listed(records)}.{told} Removed: physically, of the prunable "
-        f"weights. {machines(records)}."
+        f"weights. {machines(records)}. "
+        + _again(results, name, groups, label, sources_of(results, name), "-*")
     )
 
 
@@ -73,22 +80,6 @@ def measurement_caption(results: Path, name: str, records: Iterable[RunRecord], 
     found = _USAGE.search(script.read_text(encoding="utf-8")) if script.is_file() else None
     again = f" Again: `{found['command']}`." if found else ""
     return f"{machines(records)}.{again}"
-
-
-def sources_of(results: Path, name: str) -> list[Path]:
-    """The matrix files and the experiment folder that the records of `name` are made from.
-
-    Args:
-        results: folder of the records; `experiments/` and `matrices/` are looked for beside it.
-        name: experiment folder inside it.
-
-    Raises:
-        ConfigError: a matrix beside the results is not TOML.
-    """
-    folder = results.parent / "experiments" / name
-    files = sorted((results.parent / "matrices").rglob("*.toml"))
-    matrices = [file for file in files if is_matrix(file) and read_toml(file).get("name") == name]
-    return matrices + ([folder] if any(folder.rglob(CONFIG_NAME)) else [])
 
 
 def _seeds(records: Sequence[RunRecord]) -> str:
@@ -128,7 +119,7 @@ def unfinished(results: Path, name: str, groups: Mapping[str, Sequence[RunRecord
     """Which rows have fewer seeds than wanted, or none, and which are not what their file says.
 
     Args:
-        results: folder of the records; `experiments/` and `matrices/` are looked for beside it.
+        results: folder of the records; see `sources_of`.
         name: experiment folder inside it.
         groups: its records, by setting.
 
@@ -206,8 +197,12 @@ def _again(
     groups: Mapping[str, Sequence[RunRecord]],
     label: str,
     sources: Sequence[Path],
+    settings: str = "",
 ) -> str:
-    """The command for one row, typed in the folder that holds both document and records."""
+    """The command for one row, typed in the folder that holds both document and records.
+
+    With `settings`, a row holds all settings of a method, whose names end so.
+    """
     key, group = next(iter(groups.items()))
     record = group[0]
     data = " --data-dir DATA" if record.config.get("task", {}).get("files") else ""
@@ -216,11 +211,14 @@ def _again(
     if not sources:
         file = seen / name / key / f"seed-{record.seed}.json"
         return (
-            f"One row again: `neuroprune train --config {file}{data} --out {_AGAIN}`; the others "
+            f"One run again: `neuroprune train --config {file}{data} --out {_AGAIN}`; the others "
             "by their own records."
         )
     source = seen.parent / sources[0].relative_to(results.parent).as_posix()
+    row = f"{series_and_setting(key)[0]}{settings}" if settings else key
+    start = str(record.config.get("model", {}).get("source", ""))
+    made = ", from models that are made as its configuration says" if "$" in start else ""
     return (
-        f"One row again: `neuroprune bench run {source} --only '{name}/{key}' --seed "
-        f"{record.seed}{data} --out {_AGAIN}`; the others by their name after the `/`."
+        f"One row again: `neuroprune bench run {source} --only '{name}/{row}'{data} --out "
+        f"{_AGAIN}`{made}; the others by their name after the `/`, one run with `--seed`."
     )

@@ -21,7 +21,7 @@ from neuroprune.bench.quotes import QuoteError, quote
 from neuroprune.record import RunRecord, differences, write_text_atomic
 from neuroprune.report.collect import collect
 from neuroprune.report.compare import alone, tallies, uncompared
-from neuroprune.report.drawings import comparisons_of
+from neuroprune.report.drawings import chosen, comparisons_of
 from neuroprune.report.rows import experiment_rows, in_order, overview_rows
 
 _OF_THE_DENSE_RUN = ("model", "task", "training")
@@ -147,7 +147,8 @@ def pairs_table(results: Path, name: str) -> str:
         TableError: there is no setting of another method at equal sparsity.
     """
     found = collect(results / name)
-    pairs = {experiment.name: comparisons_of(experiment) for experiment in found.experiments}
+    shown = [chosen(experiment) for experiment in found.experiments]
+    pairs = {experiment.name: comparisons_of(experiment) for experiment in shown}
     compared = [c for of_one in pairs.values() for c in of_one]
     if not compared:
         raise TableError(
@@ -158,20 +159,23 @@ def pairs_table(results: Path, name: str) -> str:
     metrics = " and ".join(dict.fromkeys(c.metric for c in compared))
     said = (
         f"NeuroPrune minus the other method, {metrics}, over the seeds that both have, mean ± "
-        "standard error; better is above 0, level is within one standard error."
+        "standard error; better is above 0, level is within one standard error. Equally sparse are "
+        "models with as many zeros and as much removed; where both keep zeros in place, with as "
+        "many zeros."
     )
     sentences = [tally.sentence() for tally in tallies(compared)]
-    left = alone([cell for e in found.experiments for cell in uncompared(e, pairs[e.name])])
+    left = alone([cell for e in shown for cell in uncompared(e, pairs[e.name])])
     sentences += [left] if left else []
     return f"{_markdown(_PAIRS, rows)}\n\n{' '.join([said, *sentences, *found.notes])}"
 
 
-def overview_table(results: Path, name: str) -> str:
+def overview_table(results: Path, name: str, label: str | None = None) -> str:
     """The quality kept at equal structural sparsity: a row per method, a column per sparsity.
 
     Args:
         results: folder of the committed records.
         name: experiment folder inside it.
+        label: the results folder as a reader sees it; defaults to `results`.
 
     Raises:
         TableError: there is no setting of a structural sparsity.
@@ -183,7 +187,8 @@ def overview_table(results: Path, name: str) -> str:
             f"{results / name} has no setting named by its structural sparsity, such as "
             f"neuroprune-80: run one, or remove the marker <!-- overview:{name} -->."
         )
-    return f"{_markdown(header, rows)}\n\n{overview_caption(groups)}"
+    said = overview_caption(results, name, groups, label or results.as_posix())
+    return f"{_markdown(header, rows)}\n\n{said}"
 
 
 def _plain(value: Any) -> str:
@@ -219,7 +224,7 @@ def render(text: str, results: Path, label: str | None = None) -> str:
         if found["kind"] == "pairs":
             table = pairs_table(results, name)
         elif found["kind"] == "overview":
-            table = overview_table(results, name)
+            table = overview_table(results, name, seen)
         else:
             table = _renderer(results, name)(results, name, seen)
         return f"{found['open']}{table} Records: `{seen}/{name}/`.\n{found['close']}"

@@ -76,13 +76,15 @@ def run(
 ) -> None:
     """Run what has no record yet, the first seed of everything before the second.
 
-    What is done is never repeated, so that an interrupted command goes on where it was. With
+    What is done is never repeated, so that an interrupted command goes on where it was. A copy of
+    the files stays among the records, by which a report knows what was wanted. With
     --target or --heads, a task's experiments become one: its records go to
     OUT/TASK/neuroprune-TARGET.
 
     Exit codes: 0 all is done; 1 something failed; 2 wrong usage or input.
     """
     from neuroprune.bench.matrix import plan
+    from neuroprune.bench.sources import keep_sources
     from neuroprune.bench.suite import seed_by_seed
 
     change = partial(
@@ -103,7 +105,10 @@ def run(
         titles = [job.title for job in todo if not job.done]
         shown = [f"would run {title}" for title in titles] or ["nothing to run"]
         emit({"would_run": titles}, "\n".join(shown), json_output)
-    elif _run(todo, work, data_dir, keep_models, json_output):
+        return
+    if not any((target, heads, model, threads, settings)):  # else the files say something else
+        keep_sources(paths, out)
+    if _run(todo, work, data_dir, keep_models, json_output):
         raise typer.Exit(FAILED)
 
 

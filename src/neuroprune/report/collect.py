@@ -23,6 +23,7 @@ from neuroprune.report.structures import read_structure
 _OF_THE_DENSE_RUN = ("model", "task", "training")
 _FAILURES = "*.failed.txt"
 _TRAINED = "record.json"
+_BENCHED = "seed-*.json"
 _SECTIONS = ("config", "metrics", "sizes", "speeds", "structure", "training", "environment")
 _SIDES = {"metrics": ("dense", "pruned"), "speeds": ("dense", "speedup")}
 _OF_THE_PAGE = ("summary", "missing", "measurements")  # identifiers of its own parts
@@ -65,7 +66,8 @@ def collect(root: Path) -> Collection:
     found: list[Experiment] = []
     for name, cells in folders.items():
         made = list(_experiments(name, cells))
-        notes += [*_split(name, made), *(note for cell in made for note in _mixed(cell))]
+        notes += _split(name, made)
+        notes += [note for one in made for note in (*_mixed(one), *_changed_by_saving(one))]
         found += made
     names = unique(experiment.name for experiment in found)
     slugs = unique(map(slug, names), _OF_THE_PAGE)
@@ -117,9 +119,9 @@ def _nothing(
 
 
 def _files(root: Path) -> list[Path]:
-    """The records below a folder; of a folder that `neuroprune train` left, its one record."""
+    """The records below a folder; `neuroprune train` leaves one there, beside files of models."""
     single = root / _TRAINED
-    return [single] if single.is_file() else sorted(root.rglob("*.json"))
+    return sorted([single, *root.rglob(_BENCHED)] if single.is_file() else root.rglob("*.json"))
 
 
 def _place(path: Path, root: Path, base: Path) -> tuple[str, str]:
@@ -224,6 +226,24 @@ def _mixed(experiment: Experiment) -> Iterator[str]:
             yield (
                 f"{experiment.name}: the runs of {cell.label} differ in {apart[0]}, not in "
                 "their seed only; their mean is of different settings."
+            )
+
+
+def _changed_by_saving(experiment: Experiment) -> Iterator[str]:
+    """Cells whose saved models are not measured as they were in the training process."""
+    for cell in experiment.cells:
+        less = [r for r in cell.records if r.metrics.get("reload_matches") is False]
+        if less:
+            precisions = {_table(r.config, "training").get("precision", "fp32") for r in less}
+            why = (
+                "a defect to report"
+                if "fp32" in precisions
+                else f"trained and measured there in {' and '.join(sorted(precisions))}"
+            )
+            yield (
+                f"{experiment.name}: loaded again, {len(less)} of {number(len(cell.runs), 'model')}"
+                f" of {cell.label} measured otherwise than in the training process ({why}); shown "
+                "is what was loaded."
             )
 
 

@@ -107,17 +107,28 @@ def paired_difference(ours: Cell, rival: Cell, metric: str) -> Spread | None:
 
 
 def equal_sparsity(one: Cell, other: Cell) -> bool:
-    """Whether both sparsities of two cells differ by no more than `EQUAL`.
+    """Whether two cells are equally sparse, within `EQUAL`.
+
+    Their weight sparsity is the same, and so is their structural sparsity; where both keep zeros
+    in place, as the paper's models do, the first is enough.
 
     Args:
         one: a cell.
         other: a cell.
     """
-    for kind in ("structural", "weight"):
-        first, second = one.sparsity(kind), other.sparsity(kind)
-        if first is None or second is None or abs(first.mean - second.mean) > EQUAL + _ROUNDING:
-            return False
-    return True
+    weight, structural = (
+        [cell.sparsity(kind) for cell in (one, other)] for kind in ("weight", "structural")
+    )
+    if not _equal(weight[0], weight[1]):
+        return False
+    zeros = (not _equal(w, s) for w, s in zip(weight, structural, strict=True))
+    return _equal(structural[0], structural[1]) or (None not in structural and all(zeros))
+
+
+def _equal(first: Spread | None, second: Spread | None) -> bool:
+    if first is None or second is None:
+        return False
+    return abs(first.mean - second.mean) <= EQUAL + _ROUNDING
 
 
 def compare(experiment: Experiment, metric: str) -> list[Comparison]:
@@ -198,7 +209,7 @@ def tallies(comparisons: Iterable[Comparison]) -> list[Tally]:
 
 
 def alone(cells: Sequence[Cell]) -> str:
-    """Why cells stand beside none of ours, in words; empty for none.
+    """Why cells stand beside none of the other side, in words; empty for none.
 
     Args:
         cells: of `uncompared`.
@@ -206,17 +217,19 @@ def alone(cells: Sequence[Cell]) -> str:
     if not cells:
         return ""
     return (
-        "Compared with nothing, since NeuroPrune has no setting of equal sparsity with a result of "
-        f"the same seed: {', '.join(cell.label for cell in cells)}."
+        "Compared with nothing, since NeuroPrune and the others have no settings of equal sparsity "
+        f"there with a result of the same seed: {', '.join(cell.label for cell in cells)}."
     )
 
 
 def uncompared(experiment: Experiment, comparisons: Sequence[Comparison]) -> list[Cell]:
-    """Cells of rivals that no cell of ours stands beside at equal sparsity.
+    """Cells that no cell of the other side stands beside at equal sparsity.
 
     Args:
-        experiment: the cells.
+        experiment: the cells; where all are ours there is nothing to compare, and none is told.
         comparisons: what `compare` found in it.
     """
-    seen = {id(comparison.rival) for comparison in comparisons}
-    return [cell for cell in experiment.cells if cell.method != OURS and id(cell) not in seen]
+    seen = {id(cell) for comparison in comparisons for cell in (comparison.ours, comparison.rival)}
+    if all(cell.method == OURS for cell in experiment.cells):
+        return []
+    return [cell for cell in experiment.cells if id(cell) not in seen]

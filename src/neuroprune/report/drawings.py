@@ -10,8 +10,9 @@ from pathlib import Path
 from neuroprune.report.compare import Comparison, compare
 from neuroprune.report.curves import equal_heads, plot_curves, plot_equal_heads, quality
 from neuroprune.report.degrees import plot_degrees, plot_spread
+from neuroprune.report.grids import NEAR, best_of_grids
 from neuroprune.report.heads import REFERENCE, by_method, plot_heads, plot_relative
-from neuroprune.report.names import slug, unique
+from neuroprune.report.names import number, slug, unique
 from neuroprune.report.patterns import plot_patterns
 from neuroprune.report.runs import Cell, Collection, Experiment
 
@@ -65,11 +66,21 @@ def main_metric(experiment: Experiment) -> str | None:
     return next((name for name, less in some if not less), some[0][0] if some else None)
 
 
+def chosen(experiment: Experiment) -> Experiment:
+    """What curves and comparisons show: of a grid of strengths, the best at each sparsity.
+
+    Args:
+        experiment: the cells.
+    """
+    metric = main_metric(experiment)
+    return experiment if metric is None else best_of_grids(experiment, metric)
+
+
 def comparisons_of(experiment: Experiment) -> list[Comparison]:
     """Our cells with those of rivals, by the metric that counts; none where there is none.
 
     Args:
-        experiment: the cells.
+        experiment: the cells; of a grid of strengths, those that `chosen` leaves.
     """
     metric = main_metric(experiment)
     return [] if metric is None else compare(experiment, metric)
@@ -102,6 +113,12 @@ def not_drawn(experiment: Experiment) -> Iterator[str]:
         if metric != first:
             yield f"curves and comparisons are of {metric}, since not every run has {first}."
         less = without_metric(experiment, metric)
+        many = len(experiment.cells) - len(chosen(experiment).cells)
+        if many:
+            yield (
+                f"{number(many, 'setting')} of its grids in no curve and no comparison: they show "
+                f"the best {metric} within {100 * NEAR:g} points of each of the paper's sparsities."
+            )
         if less:
             yield f"not in the curves of {metric}, and not compared: {_listed(less)}."
     less = [cell for cell in experiment.cells if cell.sparsity("weight") is None]
@@ -136,7 +153,7 @@ def _shown(experiment: Experiment) -> dict[str, list[Cell]]:
 def _of(experiment: Experiment) -> Iterator[Drawing]:
     metric = main_metric(experiment)
     if metric is not None:
-        yield from _curves(experiment, metric)
+        yield from _curves(chosen(experiment), metric)
     shown = _shown(experiment)
     if shown:
         yield from _heads(experiment, shown)

@@ -18,7 +18,7 @@ from typing import Any
 from neuroprune.record import write_text_atomic
 from neuroprune.report.collect import collect
 from neuroprune.report.compare import Comparison, alone, tallies, uncompared
-from neuroprune.report.drawings import Drawing, comparisons_of, drawings, not_drawn
+from neuroprune.report.drawings import Drawing, chosen, comparisons_of, drawings, not_drawn
 from neuroprune.report.figure import ReportError
 from neuroprune.report.graphs import HEADER, NOTES, graph_summary
 from neuroprune.report.numbers import machines
@@ -165,7 +165,7 @@ def _context(
     warnings: Sequence[str],
     root: Path,
 ) -> dict[str, Any]:
-    compared = {e.name: comparisons_of(e) for e in found.experiments}
+    compared = {e.name: comparisons_of(chosen(e)) for e in found.experiments}
     every = [c for pair in compared.values() for c in pair]
     return {
         "version": metadata.version("neuroprune"),
@@ -197,7 +197,7 @@ def _section(
         "header": header,
         "rows": rows,
         "compared": [{**c.told(), "class": c.verdict.value} for c in compared],
-        "alone": alone(uncompared(experiment, compared)),
+        "alone": alone(uncompared(chosen(experiment), compared)),
         "groups": [
             (title, [_figure(*entry) for entry in mine if entry[0].kind == kind])
             for kind, title in _KINDS.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from neuroprune.record import RunRecord
@@ -19,6 +20,7 @@ from neuroprune.report.numbers import (
 )
 from neuroprune.report.runs import series_and_setting
 
+_NUMBER = re.compile(r"\d+(\.\d+)?")  # a setting of a grid is none
 Groups = Mapping[str, Sequence[RunRecord]]
 
 
@@ -78,7 +80,7 @@ def overview_rows(groups: Groups) -> tuple[list[str], list[list[str]]]:
         series, setting = series_and_setting(key)
         reached = side_spread(group, "sizes", "pruned", "structural_sparsity")
         kept = spread_of([quality_kept(record, name) for record in group for name in metrics[:1]])
-        if not setting or reached is None or kept is None:
+        if not _NUMBER.fullmatch(setting) or reached is None or kept is None:
             continue
         asked = float(setting)
         if abs(100.0 * reached.mean - asked) <= 0.5:

@@ -12,18 +12,24 @@ from neuroprune.report.numbers import OURS, Spread, metric_names, number_of, spr
 from neuroprune.report.structures import Structure
 
 # A number at the end of a label is a setting; the 1 of "l1" is none.
-_SETTING = re.compile(r"(.+?)(?:[@/_-]|(?<=[A-Za-z]{2}))(\d+(?:\.\d+)?)")
+_SETTING = re.compile(r"(.+?)(?:[@/_-]|(?<=[A-Za-z]{2}))(\d+(?:\.\d+)?(?:e-?\d+)?)")
+# A point of a grid has several, each with its name: "alpha1e-05-beta0.01".
+_GRID = re.compile(r"(.+?)((?:-[A-Za-z_]+\d+(?:\.\d+)?(?:e-?\d+)?){2,})")
 
 
 def series_and_setting(label: str) -> tuple[str, str]:
     """A label without the number at its end, and that number: settings of one method.
 
     Args:
-        label: such as "neuroprune-80".
+        label: such as "neuroprune-80", or "neuroprune-alpha1e-05-beta0.01" of a grid.
 
     Returns:
-        ("neuroprune", "80"); the setting is empty where the label ends with no number.
+        ("neuroprune", "80") and ("neuroprune", "alpha1e-05-beta0.01"); the setting is empty where
+        the label ends with no number.
     """
+    grid = _GRID.fullmatch(label)
+    if grid:
+        return grid[1], grid[2].removeprefix("-")
     found = _SETTING.fullmatch(label)
     return (found[1], found[2]) if found else (label, "")
 
