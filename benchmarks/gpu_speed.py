@@ -3,9 +3,12 @@
 Shapes of BERT-base, T5-base and OPT-125m with random weights (speed does not depend on them), from
 which heads and neurons are removed evenly until 50, 80 and 95 % of the prunable weights are gone.
 Dense and shrunk model take turns; times are medians of CUDA events, in float32 and bfloat16, for a
-forward pass and, where the model generates, for 32 new tokens. One RunRecord is written.
+forward pass and, where the model generates, for 32 new tokens. One RunRecord per shape and type is
+written as soon as it is measured. What does not fit into the time given is left out and named.
 
-Usage: python benchmarks/gpu_speed.py            (exit code 3 where there is no CUDA device)
+Exit codes: 0 all is measured; 1 the time given was too short; 3 there is no CUDA device.
+
+Usage: python benchmarks/gpu_speed.py
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -29,7 +33,7 @@ from neuroprune.evaluation.speed import compare_speed
 from neuroprune.record import RunRecord, environment
 
 DEVICE = "cuda"
-NO_DEVICE = 3
+NO_DEVICE, TOO_SHORT = 3, 1
 SPARSITIES = (0.0, 0.5, 0.8, 0.95)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 NEW_TOKENS = 32
@@ -143,31 +147,37 @@ def measure(
     return rows
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line: 0 when the record was written, 3 where there is no CUDA device."""
-    parser = argparse.ArgumentParser(description="Dense against shrunk models on a CUDA device.")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 32])
-    parser.add_argument("--tokens", type=int, default=128)
-    parser.add_argument("--repeats", type=int, default=50)
-    parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
-    options = parser.parse_args(arguments)
-    if not torch.cuda.is_available():
-        print(
-            "no CUDA device: this benchmark compares models on a GPU. Run it on a machine with "
-            "one, with a CUDA build of torch.",
-            file=sys.stderr,
-        )
-        return NO_DEVICE
-    device = torch.cuda.get_device_name()
-    speeds: dict[str, Any] = {}
+def measure_all(options: argparse.Namespace, device: str) -> list[str]:
+    """Measure and record part by part, within the time given; names of the parts left out.
+
+    A part begins while as much time is left as the longest one took so far.
+    """
+    folder = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+    began, longest, left_out = time.perf_counter(), 0.0, []
     for shape in SHAPES:
         for dtype in DTYPES:
+            start = time.perf_counter()
+            name = f"{shape.name}-{dtype}"
+            if longest and start - began + longest > options.budget:
+                left_out.append(name)
+                continue
             rows = measure(shape, dtype, options.batches, options.tokens, options.repeats)
-            speeds |= rows
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            seconds = time.perf_counter() - start
+            longest = max(longest, seconds)
+            path = options.results / "gpu_speed" / folder / name / "seed-0.json"
+            _record(options, device, rows, seconds).save(path)
             for title, row in rows.items():
                 print(f"{title}: {row['median_ms']:.2f} ms, {row.get('speedup', 1.0):.2f}x")
-            torch.cuda.empty_cache()
-    record = RunRecord(
+            print(f"record: {path}, after {seconds:.0f} s", flush=True)
+    return left_out
+
+
+def _record(
+    options: argparse.Namespace, device: str, rows: Mapping[str, Any], seconds: float
+) -> RunRecord:
+    return RunRecord(
         config={
             "batches": options.batches,
             "tokens": options.tokens,
@@ -178,14 +188,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
         method="shrink",
         task="gpu_speed",
         seed=0,
-        speeds=speeds,
-        environment={**environment(torch.get_num_threads()), "device": device},
+        speeds=rows,
+        environment={
+            **environment(torch.get_num_threads()),
+            "device": device,
+            "wall_seconds": round(seconds, 1),
+        },
     )
-    folder = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
-    path = options.results / "gpu_speed" / folder / "seed-0.json"
-    record.save(path)
-    print(f"record: {path}")
-    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line: 0 all was measured, 1 not all fitted, 3 where there is no CUDA device."""
+    parser = argparse.ArgumentParser(description="Dense against shrunk models on a CUDA device.")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 32])
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=50)
+    parser.add_argument("--budget", type=float, default=480.0, help="seconds in all")
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
+    options = parser.parse_args(arguments)
+    if not torch.cuda.is_available():
+        print(
+            "no CUDA device: this benchmark compares models on a GPU. Run it on a machine with "
+            "one, with a CUDA build of torch.",
+            file=sys.stderr,
+        )
+        return NO_DEVICE
+    left_out = measure_all(options, torch.cuda.get_device_name())
+    if left_out:
+        print(
+            f"left out, to stay within {options.budget:g} s: {', '.join(left_out)}. Give more as "
+            "--budget, or fewer --batches or --repeats.",
+            file=sys.stderr,
+        )
+    return TOO_SHORT if left_out else 0
 
 
 if __name__ == "__main__":

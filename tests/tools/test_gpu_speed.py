@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +11,8 @@ import torch
 from benchmarks import gpu_speed
 
 import neuroprune
+from neuroprune.bench.tables import measurement_table
+from neuroprune.record import RunRecord
 from neuroprune.topology.sparsity import sparsity
 
 
@@ -56,3 +60,23 @@ def test_every_workload_is_measured_at_every_sparsity(monkeypatch: pytest.Monkey
     dense, small = (rows[f"tiny forward bf16 batch 2 at {s}"] for s in ("0%", "80%"))
     assert small["parameters_M"] < dense["parameters_M"]
     assert small["structural_sparsity"] > 0.6
+
+
+@pytest.mark.parametrize(("budget", "measured"), [(1e9, 2), (0.0, 1)])
+def test_parts_are_recorded_one_by_one_within_the_time_given(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, budget: float, measured: int
+) -> None:
+    """The first part always runs; how long the next takes is judged by it."""
+    monkeypatch.setattr(gpu_speed, "DEVICE", "cpu")
+    monkeypatch.setattr(gpu_speed, "NEW_TOKENS", 3)
+    monkeypatch.setattr(gpu_speed, "SHAPES", (gpu_speed.Shape("tiny", _tiny_t5, decodes=False),))
+    options = argparse.Namespace(batches=[1], tokens=8, repeats=3, budget=budget, results=tmp_path)
+    left_out = gpu_speed.measure_all(options, "A Device 9")
+    assert left_out == ["tiny-fp32", "tiny-bf16"][measured:]
+    written = sorted(tmp_path.rglob("*.json"))
+    assert [path.parent.name for path in written] == sorted(["tiny-fp32", "tiny-bf16"][:measured])
+    record = RunRecord.load(written[-1])
+    assert written[-1].parent.parent.name == "a-device-9"
+    assert len(record.speeds) == len(gpu_speed.SPARSITIES)
+    assert record.environment["wall_seconds"] >= 0.0
+    assert "| tiny forward fp32 batch 1 at 80% |" in measurement_table(tmp_path, "gpu_speed")
