@@ -228,3 +228,26 @@ def test_differences_of_two_configurations(
     old: dict[str, Any], new: dict[str, Any], text: str
 ) -> None:
     assert differences(old, new) == text
+
+
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [
+        ({"name": "neuroprune", "target": ["structural:0.8"]}, "structural:0.8"),
+        (
+            {"name": "neuroprune", "target": ["structural:0.8", "heads:24"]},
+            "structural:0.8, heads:24",
+        ),
+        ({"name": "l1", "target": "weights:0.5"}, "weights:0.5"),
+        ({"name": "magnitude", "structure": "units", "target": 0.8}, "structural:0.8"),
+        ({"name": "magnitude", "structure": "weights", "target": 0.8}, "weights:0.8"),
+        ({"name": "dsp", "heads": 36}, "heads:36"),
+        ({"name": "neuroprune", "alpha": 1e-4}, ""),
+        (None, ""),
+    ],
+)
+def test_a_record_says_what_was_asked_for(method: Any, target: str) -> None:
+    made = record(config={"method": method})
+    assert made.target == target
+    assert made.to_dict()["target"] == target
+    assert RunRecord.from_dict(made.to_dict()) == made

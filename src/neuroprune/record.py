@@ -104,9 +104,25 @@ class RunRecord:
     environment: Mapping[str, Any] = field(default_factory=dict)
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
+    @property
+    def target(self) -> str:
+        """What was asked for, such as "structural:0.8"; empty for a method without a target."""
+        method = self.config.get("method")
+        method = method if isinstance(method, Mapping) else {}
+        heads, asked = method.get("heads"), method.get("target")
+        if asked is None:
+            return "" if heads is None else f"heads:{heads}"
+        share = "weights" if method.get("structure") == "weights" else "structural"
+        targets = asked if isinstance(asked, list | tuple) else [asked]
+        return ", ".join(t if isinstance(t, str) else f"{share}:{t}" for t in targets)
+
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form, with the record's version."""
-        return {"record_version": RECORD_VERSION, **dataclasses.asdict(self)}
+        """JSON-ready form, with the record's version and what was asked for."""
+        return {
+            "record_version": RECORD_VERSION,
+            **dataclasses.asdict(self),
+            "target": self.target,
+        }
 
     def save(self, path: Path | str) -> None:
         """Write the record as JSON, atomically.
@@ -139,7 +155,7 @@ class RunRecord:
                 f"expected a RunRecord of version {RECORD_VERSION}, got {version!r}. "
                 "Run the experiment again with this neuroprune."
             )
-        values = {k: v for k, v in data.items() if k != "record_version"}
+        values = {k: v for k, v in data.items() if k not in {"record_version", "target"}}
         names = {f.name for f in dataclasses.fields(cls)}
         if set(values) - names or {"config", "method", "task", "seed"} - set(values):
             raise RecordError(f"a RunRecord has the keys {sorted(names)}; got {sorted(values)}.")
