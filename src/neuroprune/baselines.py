@@ -108,8 +108,8 @@ class Movement(Budgeted):
     """Movement pruning: what moves away from zero stays, what moves towards it goes.
 
     Args:
-        structure: "units" scores whole heads and neurons (block movement) and removes them
-            physically at the end of the ramp; "weights" scores single weights.
+        structure: "units" scores whole heads and neurons (block movement whose blocks are units)
+            and removes them physically at the end of the ramp; "weights" scores single weights.
         target: see `Budgeted`; for "weights" a share, or a target of `Weights`.
 
     Raises:

@@ -121,6 +121,7 @@ def test_the_tasks_of_the_paper_have_their_matrices() -> None:
         "xsum",
         "scitldr",
         "iwslt14",
+        "wikitext2",
     }
 
 
