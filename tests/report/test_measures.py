@@ -323,6 +323,7 @@ def test_a_method_has_one_colour_in_all_figures(figures: list[Any]) -> None:
     plot_spread(shown, names, PATH)
     all_of_them, *others = map(_colours, figures)
     assert list(all_of_them) == names
+    assert others[1].pop("dense") == "#6b6b6b"  # beside the methods, in grey
     for found in others:
         assert set(found) == set(shown)
         assert all(all_of_them[name] == found[name] for name in found if name != "dsp")

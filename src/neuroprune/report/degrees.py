@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from neuroprune.report.curves import Quantity, draw_line, weight_sparsity
 from neuroprune.report.figure import GREY, canvas, legend, mark, save, styles
-from neuroprune.report.numbers import Spread
+from neuroprune.report.numbers import Spread, baseline
 from neuroprune.report.runs import Cell
 from neuroprune.report.structures import Block, Matrix
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 SIDES = {"up": "MLP-in: connections of a neuron", "down": "MLP-out: connections of an output"}
 _SHADES = "viridis"
+_DENSE_LINE: Any = {"color": GREY, "linewidth": 0.9, "linestyle": "--"}
 
 
 def pooled_sd(matrices: Sequence[Matrix]) -> float | None:
@@ -79,6 +80,15 @@ def of_role(blocks: Iterable[Block], role: str) -> list[Matrix]:
     return [block.matrices[name] for block in blocks for name in wanted if name in block.matrices]
 
 
+def _dense(cells: Iterable[Cell]) -> list[Block]:
+    """Blocks of the models that the pruned ones are compared with."""
+    return [block for cell in cells for s in cell.structures for block in s.dense]
+
+
+def _baseline(cells: Iterable[Cell]) -> str:
+    return baseline(record for cell in cells for record in cell.records)
+
+
 def at_least(shares: Sequence[float]) -> list[float]:
     """Share of all rows whose degree is in a bin or above it: 1 - cumulative distribution.
 
@@ -120,6 +130,12 @@ def plot_degrees(series: str, cells: Sequence[Cell], path: Path) -> tuple[Path, 
                 line = _draw_degrees(axes, cell, role, color)
                 if line is not None:
                     handles[named(cell)] = line
+            shares = histogram(of_role(_dense(cells), role))
+            if shares:
+                places = [i / len(shares) for i in range(len(shares))]
+                (handles[_baseline(cells)],) = axes.plot(
+                    places, at_least(shares), drawstyle="steps-post", **_DENSE_LINE
+                )
             axes.set(title=SIDES[role], xlabel="degree (share of the dense row)")
             axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.04))
             axes.title.set_fontsize(10)
@@ -175,7 +191,10 @@ def plot_spread(
             y = Quantity("sd of the degree", partial(degree_sd, role=role))
             for name, cells in series.items():
                 handles |= draw_line(axes, name, cells, (x, y), looks[name])
-            axes.axhline(0.0, color=GREY, linewidth=0.9, linestyle="--")
+            every = [cell for cells in series.values() for cell in cells]
+            dense = pooled_sd(of_role(_dense(every), role))
+            if dense is not None:
+                handles[_baseline(every)] = axes.axhline(dense, **_DENSE_LINE)
             axes.set(title=SIDES[role], xlabel=x.title, xlim=(-2.0, 102.0))
             axes.title.set_fontsize(10)
         panels[0].set_ylabel("sd of the degree")

@@ -216,8 +216,9 @@ def _degrees(experiment: Experiment, shown: dict[str, list[Cell]]) -> Iterator[D
         f"{experiment.slug}-degree-spread",
         "Spread of the MLPs' degrees against sparsity",
         "Standard deviation of the degrees of all rows of MLP-in and MLP-out, as a share of the "
-        "dense row; a gate is part of MLP-in, removed rows have the degree 0. After Figure 2 of "
-        "the paper.",
+        "dense row; a gate is part of MLP-in, removed rows have the degree 0; the model that they "
+        "are compared with is dashed. A weight that is not exactly zero is a connection. After "
+        "Figure 2 of the paper.",
         draw=partial(plot_spread, shown, list(experiment.series)),
     )
     for name, cells in shown.items():
