@@ -184,6 +184,26 @@ def test_a_cell_of_two_settings_is_named(tmp_path: Path) -> None:
     assert note.startswith("t: the runs of ours differ in method.alpha, not in their seed only")
 
 
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"config": {"evaluation": {"speed_tokens": 64}}}, "evaluation"),
+        ({"environment": {"processor": "another"}}, "environment.processor"),
+        ({"environment": {"packages": {"torch": "2.9"}}}, "environment.packages.torch"),
+    ],
+)
+def test_runs_that_were_measured_otherwise_are_named(
+    tmp_path: Path, changes: dict[str, Any], name: str
+) -> None:
+    first, second = (made_up(seed, 0.8, 0.5, 2.0) for seed in (1, 2))
+    if "config" in changes:
+        changes = {"config": {**second.config, **changes["config"]}}
+    save(tmp_path, {"t/ours": first})
+    save(tmp_path, {"t/ours": dataclasses.replace(second, **changes)})
+    (note,) = collect(tmp_path).notes
+    assert note.startswith(f"t: the runs of ours differ in {name}, not in their seed only")
+
+
 def test_a_setting_younger_than_a_record_counts_as_what_it_was_then(tmp_path: Path) -> None:
     for seed, given in ((1, {}), (2, {"lr_growth": 0.0})):
         method = {"name": "neuroprune", **given}

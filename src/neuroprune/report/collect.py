@@ -21,6 +21,7 @@ from neuroprune.report.runs import Cell, Collection, Experiment, Run, series_and
 from neuroprune.report.structures import read_structure
 
 _OF_THE_DENSE_RUN = ("model", "task", "training")
+_MACHINE = ("processor", "device", "threads", "packages")
 _FAILURES = "*.failed.txt"
 _TRAINED = "record.json"
 _BENCHED = "seed-*.json"
@@ -220,13 +221,20 @@ def _split(folder: str, made: Sequence[Experiment]) -> Iterator[str]:
 def _mixed(experiment: Experiment) -> Iterator[str]:
     """Cells whose runs differ in more than the seed."""
     for cell in experiment.cells:
-        first, *others = ({"method": _table(r.config, "method")} for r in cell.records)
+        first, *others = map(_conditions, cell.records)
         apart = sorted({key for one in others for key in differing(first, one)})
         if apart:
             yield (
                 f"{experiment.name}: the runs of {cell.label} differ in {apart[0]}, not in "
                 "their seed only; their mean is of different settings."
             )
+
+
+def _conditions(record: RunRecord) -> dict[str, Any]:
+    """What all runs of a cell share: the method, how it is measured, and on what."""
+    tables = {name: _table(record.config, name) for name in ("method", "evaluation")}
+    machine = {name: record.environment.get(name) for name in _MACHINE}
+    return {**tables, "environment": machine}
 
 
 def _changed_by_saving(experiment: Experiment) -> Iterator[str]:
