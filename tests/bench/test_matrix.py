@@ -91,7 +91,7 @@ def test_every_cell_of_a_committed_matrix_is_a_whole_experiment(path: Path) -> N
 @pytest.mark.parametrize("path", MATRICES, ids=lambda path: path.stem)
 def test_a_committed_matrix_states_its_number_of_cells(path: Path) -> None:
     comment = " ".join(re.findall(r"^# ?(.*)", path.read_text(encoding="utf-8"), re.MULTILINE))
-    assert f" {len(Matrix.load(path).cells)} cells" in comment
+    assert f" {len(Matrix.load(path).cells)} cell" in comment
     assert "--data-dir or $NEUROPRUNE_DATA" in comment
 
 
