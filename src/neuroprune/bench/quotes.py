@@ -8,6 +8,7 @@ models are compared with):
     kept CELL               the quality kept, in % of dense: mean ± standard error
     difference CELL CELL    the first minus the second, pair by pair: mean ± standard error
     speed-BATCH CELL        times the dense speed: mean ± standard error
+    time CELL               training time, times that of the dense run: mean ± standard error
     measured NAME/KEY/FIELD one number of a measurement without training
 
 `kept~0` and so on give the mean alone, with so many decimals.
@@ -77,10 +78,17 @@ def _number(what: str, of: str, load: Load) -> tuple[Spread | None, int, bool]:
     if what == "kept":
         metric = _first_metric(records)
         return _scaled([quality_kept(r, metric) for r in records], 100.0), 1, True
+    if what == "time":
+        return spread_of([_time(r) for r in records]), 2, True
     if what.startswith("speed-"):
         way = (side, what.removeprefix("speed-"), "value")
         return spread_of([number_of(r, "speeds", "speedup", *way) for r in records]), 2, True
     return _scaled([number_of(r, "metrics", side, what) for r in records], _unit(what)), 1, False
+
+
+def _time(record: RunRecord) -> float | None:
+    dense, own = (number_of(record, "training", side, "seconds") for side in ("dense", "pruned"))
+    return own / dense if own is not None and dense else None
 
 
 def _difference(cells: Sequence[str], load: Load) -> tuple[Spread | None, int, bool]:
