@@ -286,6 +286,7 @@ def test_an_overview_has_a_row_per_method_and_a_column_per_structural_sparsity(
     assert rows[3][2] == f"{100 * 0.80 / 0.89:.1f} (1 run)"
     assert rows[3][3] == "-"
     assert "seeds 1, 2, 3. Dense: 90.0 ± 1.0% (sd)." in text
+    assert "Not asked for such a size, and not here: neuroprune-weights-50; l1. " in text
     assert text.rstrip().endswith("/tiny/`.\n<!-- /table -->")
 
 

@@ -19,6 +19,7 @@ from neuroprune.report.numbers import (
     metric_names,
     side_spread,
 )
+from neuroprune.report.rows import not_in_overview
 from neuroprune.report.runs import series_and_setting
 
 _AGAIN = "again"  # where the caption's command writes: beside the committed record it would skip
@@ -62,9 +63,15 @@ def overview_caption(
     return (
         f"Quality kept: {metric} against the dense run of the same seed, mean ± standard error "
         f"over these pairs, seeds {_listed(records)}.{told} Removed: physically, of the prunable "
-        f"weights. {machines(records)}. "
+        f"weights.{_rest(groups)} {machines(records)}. "
         + _again(results, name, groups, label, sources_of(results, name), "-*")
     )
+
+
+def _rest(groups: Mapping[str, Sequence[RunRecord]]) -> str:
+    """Which settings an overview leaves out; empty for none."""
+    left = not_in_overview(groups)
+    return f" Not asked for such a size, and not here: {_shortened(left)}." if left else ""
 
 
 def measurement_caption(results: Path, name: str, records: Iterable[RunRecord], label: str) -> str:

@@ -10,6 +10,7 @@ from neuroprune.report.names import number
 from neuroprune.report.numbers import (
     IN_PERCENT,
     OURS,
+    Spread,
     baseline,
     dense_runs,
     difference_to_dense,
@@ -73,18 +74,13 @@ def overview_rows(groups: Groups) -> tuple[list[str], list[list[str]]]:
     Returns:
         The titles of the columns, and the rows; no rows where no setting is such a one.
     """
-    metrics = metric_names(record for group in groups.values() for record in group)
     most = max((len(group) for group in groups.values()), default=0)
     found: dict[str, dict[float, str]] = {}
     for key, group in groups.items():
-        series, setting = series_and_setting(key)
-        reached = side_spread(group, "sizes", "pruned", "structural_sparsity")
-        kept = spread_of([quality_kept(record, name) for record in group for name in metrics[:1]])
-        if not _NUMBER.fullmatch(setting) or reached is None or kept is None:
-            continue
-        asked = float(setting)
-        if abs(100.0 * reached.mean - asked) <= 0.5:
+        asked, kept = _asked(key, group), _kept(group)
+        if asked is not None and kept is not None:
             few = f" ({number(len(group), 'run')})" if len(group) < most else ""
+            series = series_and_setting(key)[0]
             found.setdefault(series, {})[asked] = kept.text_of_mean(1, 100.0) + few
     columns = sorted({asked for cells in found.values() for asked in cells})
     header = ["quality kept (% of dense)", *(f"{asked:g}% removed" for asked in columns)]
@@ -92,6 +88,29 @@ def overview_rows(groups: Groups) -> tuple[list[str], list[list[str]]]:
         [series, *(cells.get(asked, "-") for asked in columns)] for series, cells in found.items()
     ]
     return header, rows
+
+
+def not_in_overview(groups: Groups) -> list[str]:
+    """Settings that `overview_rows` does not show.
+
+    Args:
+        groups: records by the name of their setting.
+    """
+    return [k for k, group in groups.items() if None in (_asked(k, group), _kept(group))]
+
+
+def _asked(key: str, records: Sequence[RunRecord]) -> float | None:
+    """The structural sparsity, in %, that a setting is named by and has; None for others."""
+    setting = series_and_setting(key)[1]
+    reached = side_spread(records, "sizes", "pruned", "structural_sparsity")
+    if not _NUMBER.fullmatch(setting) or reached is None:
+        return None
+    return float(setting) if abs(100.0 * reached.mean - float(setting)) <= 0.5 else None
+
+
+def _kept(records: Sequence[RunRecord]) -> Spread | None:
+    metrics = metric_names(records)[:1]
+    return spread_of([quality_kept(record, name) for record in records for name in metrics])
 
 
 def _metric(records: Sequence[RunRecord], side: str, name: str) -> str:
