@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from neuroprune.bench.captions import caption, unfinished
-from neuroprune.bench.sources import keep_sources, sources_of
+from neuroprune.bench.sources import keep_sources, not_begun, sources_of
 from tests.report.records import made_up
 
 ROOT = Path(__file__).parents[2]
@@ -59,3 +59,20 @@ def test_beside_the_results_nothing_is_copied(path: Path, tmp_path: Path) -> Non
     (project / "experiments/reviews/target-80/config.toml").write_text(own.read_text())
     keep_sources([path], project / "results")
     assert not (project / "results").exists()
+
+
+def test_what_was_not_begun_is_known(tmp_path: Path) -> None:
+    project = tmp_path / "benchmarks"
+    for name in ("scitldr", "rte"):
+        (project / "matrices").mkdir(parents=True, exist_ok=True)
+        own = ROOT / f"benchmarks/matrices/{name}.toml"
+        (project / f"matrices/{name}.toml").write_text(own.read_text())
+    for name in ("reviews/target-80", "reviews/other", "demo"):
+        (project / "experiments" / name).mkdir(parents=True)
+        (project / "experiments" / name / "config.toml").write_text("")
+    results = project / "results"
+    assert not_begun(results) == ["rte-matrix", "scitldr-matrix", "demo", "reviews"]
+    made_up(1, 0.8, 0.5, 2.0).save(results / "rte-matrix/l1-50/seed-1.json")
+    made_up(1, 0.8, 0.5, 2.0).save(results / "reviews/other/seed-1.json")
+    assert not_begun(results) == ["scitldr-matrix", "demo"]
+    assert not_begun(tmp_path / "elsewhere") == []

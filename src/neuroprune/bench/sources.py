@@ -66,3 +66,19 @@ def keep_sources(paths: Iterable[Path], results: Path) -> None:
         if not beside and path.resolve() != copy.resolve():
             copy.parent.mkdir(parents=True, exist_ok=True)
             write_text_atomic(copy, path.read_text(encoding="utf-8"))
+
+
+def not_begun(results: Path) -> list[str]:
+    """Names of the matrices and experiments beside the results of which there is no record.
+
+    Args:
+        results: folder of the records.
+
+    Raises:
+        ConfigError: a matrix beside the results is not TOML.
+    """
+    matrices = sorted((results.parent / "matrices").rglob("*.toml"))
+    names = [str(read_toml(file).get("name")) for file in matrices if is_matrix(file)]
+    configs = sorted((results.parent / "experiments").rglob(CONFIG_NAME))
+    names += [job_name(file).partition("/")[0] for file in configs]
+    return [n for n in dict.fromkeys(names) if not any((results / n).rglob("*.json"))]

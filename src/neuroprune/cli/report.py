@@ -31,6 +31,14 @@ def _unfinished(results: Path, experiment: Experiment) -> Sequence[str]:
     return [text] if text else []
 
 
+def _notes(results: Path) -> list[str]:
+    """What was not begun of all that is wanted beside the results."""
+    from neuroprune.bench.sources import not_begun
+
+    names = not_begun(results.resolve())
+    return [f"not begun, though it is there to be run: {', '.join(names)}."] if names else []
+
+
 @guarded
 def report(
     results: Annotated[
@@ -54,7 +62,7 @@ def report(
     from neuroprune.report.page import write_report
 
     with counted("figures") as step:
-        made = write_report(results, out, partial(_unfinished, results), step)
+        made = write_report(results, out, partial(_unfinished, results), step, _notes(results))
     lines = [f"note: {warning}" for warning in made.warnings]
     figures = number(len(made.figures) // 2, "figure")
     lines.append(f"{number(made.runs, 'run')}, {figures}: {made.page}")

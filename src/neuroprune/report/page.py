@@ -64,6 +64,7 @@ def write_report(
     out: Path,
     unfinished: Callable[[Experiment], Sequence[str]] = lacking,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    notes: Sequence[str] = (),
 ) -> Report:
     """Draw everything below a results folder, and write the page.
 
@@ -75,6 +76,7 @@ def write_report(
         unfinished: what an experiment lacks, in sentences; by default, seeds of which other cells
             have a run.
         progress: called with figures drawn and figures in all.
+        notes: what else a reader should know, in sentences.
 
     Raises:
         ReportError: see `collect`; or `out` holds something else, or a package is missing.
@@ -85,7 +87,7 @@ def write_report(
     found = collect(root)
     wanted = drawings(found)
     graphs = {e.name: _graphs(e) for e in found.experiments}  # refused before anything is drawn
-    warnings = _warnings(found, unfinished)
+    warnings = [*_warnings(found, unfinished), *notes]
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as name:
         stage = Path(name)
