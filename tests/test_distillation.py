@@ -342,7 +342,7 @@ def test_a_schedule_goes_on_with_the_length_it_began_with() -> None:
     state = pruner.state_dict()
     pruner.detach()
     again = attach(pruner.model, pruner.optimizer, pruner.method.config, 11)
-    with pytest.raises(PrunerError, match="total_steps 10, this run has 11"):
+    with pytest.raises(PrunerError, match="another run: total_steps 10, now 11"):
         again.load_state_dict(state)
     again.detach()
     paper = attach(pruner.model, pruner.optimizer, NeuroPrune(alpha=1e-4), 10)
