@@ -27,6 +27,7 @@ from neuroprune.report.numbers import (
     number_of,
     quality_kept,
     spread_of,
+    time_ratio,
 )
 
 _ASKED = re.compile(r"(?P<what>[\w-]+)(?:~(?P<digits>\d))? (?P<of>.+)")
@@ -79,16 +80,11 @@ def _number(what: str, of: str, load: Load) -> tuple[Spread | None, int, bool]:
         metric = _first_metric(records)
         return _scaled([quality_kept(r, metric) for r in records], 100.0), 1, True
     if what == "time":
-        return spread_of([_time(r) for r in records]), 2, True
+        return spread_of([time_ratio(r) for r in records]), 2, True
     if what.startswith("speed-"):
         way = (side, what.removeprefix("speed-"), "value")
         return spread_of([number_of(r, "speeds", "speedup", *way) for r in records]), 2, True
     return _scaled([number_of(r, "metrics", side, what) for r in records], _unit(what)), 1, False
-
-
-def _time(record: RunRecord) -> float | None:
-    dense, own = (number_of(record, "training", side, "seconds") for side in ("dense", "pruned"))
-    return own / dense if own is not None and dense else None
 
 
 def _difference(cells: Sequence[str], load: Load) -> tuple[Spread | None, int, bool]:

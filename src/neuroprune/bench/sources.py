@@ -29,8 +29,7 @@ def sources_of(results: Path, name: str) -> list[Path]:
         ConfigError: a matrix beside the results is not TOML.
     """
     folder = results.parent / "experiments" / name
-    files = sorted((results.parent / "matrices").rglob("*.toml"))
-    found = [file for file in files if is_matrix(file) and read_toml(file).get("name") == name]
+    found = [file for file, own in _matrices_beside(results).items() if own == name]
     found += [folder] if any(folder.rglob(CONFIG_NAME)) else []
     if found:
         return found
@@ -68,6 +67,12 @@ def keep_sources(paths: Iterable[Path], results: Path) -> None:
             write_text_atomic(copy, path.read_text(encoding="utf-8"))
 
 
+def _matrices_beside(results: Path) -> dict[Path, str]:
+    """Matrix file beside the results -> its name."""
+    files = sorted((results.parent / "matrices").rglob("*.toml"))
+    return {file: str(read_toml(file).get("name")) for file in files if is_matrix(file)}
+
+
 def not_begun(results: Path) -> list[str]:
     """Names of the matrices and experiments beside the results of which there is no record.
 
@@ -77,8 +82,7 @@ def not_begun(results: Path) -> list[str]:
     Raises:
         ConfigError: a matrix beside the results is not TOML.
     """
-    matrices = sorted((results.parent / "matrices").rglob("*.toml"))
-    names = [str(read_toml(file).get("name")) for file in matrices if is_matrix(file)]
+    names = list(_matrices_beside(results).values())
     configs = sorted((results.parent / "experiments").rglob(CONFIG_NAME))
     names += [job_name(file).partition("/")[0] for file in configs]
     return [n for n in dict.fromkeys(names) if not any((results / n).rglob("*.json"))]

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neuroprune.record import RunRecord
 from neuroprune.report.figure import (
     GREY,
     LEGEND_COLUMNS,
@@ -31,8 +30,8 @@ from neuroprune.report.numbers import (
     Spread,
     baseline,
     dense_runs,
-    number_of,
     side_spread,
+    time_ratio,
 )
 from neuroprune.report.runs import Cell, Experiment
 
@@ -101,12 +100,7 @@ def training_time(experiment: Experiment) -> Quantity:
         experiment: says what it is compared with.
     """
     title = f"training time\n(x {baseline(experiment.records)})"
-    return Quantity(title, lambda cell: cell.spread(_time_ratio), Spread(1.0, None))
-
-
-def _time_ratio(record: RunRecord) -> float | None:
-    dense, pruned = (number_of(record, "training", s, "seconds") for s in ("dense", "pruned"))
-    return None if not dense or pruned is None else pruned / dense
+    return Quantity(title, lambda cell: cell.spread(time_ratio), Spread(1.0, None))
 
 
 def weight_sparsity(experiment: Experiment | None = None) -> Quantity:

@@ -29,13 +29,9 @@ def best_of_grids(experiment: Experiment, metric: str) -> Experiment:
         experiment: the cells.
         metric: name of the quality metric.
     """
-    dropped = {
-        cell.label
-        for cells in experiment.series.values()
-        if _is_grid(cells)
-        for cell in cells
-        if cell.label not in _best(cells, metric)
-    }
+    dropped: set[str] = set()
+    for cells in filter(_is_grid, experiment.series.values()):
+        dropped |= {cell.label for cell in cells} - _best(cells, metric)
     kept = tuple(cell for cell in experiment.cells if cell.label not in dropped)
     return dataclasses.replace(experiment, cells=kept) if dropped else experiment
 

@@ -172,6 +172,19 @@ def difference_to_dense(record: RunRecord, metric: str) -> float | None:
     return None if dense is None or pruned is None else pruned - dense
 
 
+def time_ratio(record: RunRecord) -> float | None:
+    """Time of the whole training over that of the dense run of the same seed.
+
+    Args:
+        record: the record, which holds both.
+
+    Returns:
+        The ratio, or None where a time is missing.
+    """
+    dense, pruned = (number_of(record, "training", s, "seconds") for s in ("dense", "pruned"))
+    return None if not dense or pruned is None else pruned / dense
+
+
 def machines(records: Iterable[RunRecord]) -> str:
     """Processor or device, threads and versions of records, each once.
 

@@ -167,7 +167,8 @@ def _context(
     warnings: Sequence[str],
     root: Path,
 ) -> dict[str, Any]:
-    compared = {e.name: comparisons_of(chosen(e)) for e in found.experiments}
+    shown = {e.name: chosen(e) for e in found.experiments}
+    compared = {name: comparisons_of(experiment) for name, experiment in shown.items()}
     every = [c for pair in compared.values() for c in pair]
     return {
         "version": metadata.version("neuroprune"),
@@ -179,7 +180,11 @@ def _context(
         "tallies": [tally.sentence() for tally in tallies(every)],
         "machine": machines(run.record for run in found.runs),
         "experiments": [
-            _section(e, compared[e.name], drawn) | {"graphs": graphs[e.name]}
+            _section(e, compared[e.name], drawn)
+            | {
+                "alone": alone(uncompared(shown[e.name], compared[e.name])),
+                "graphs": graphs[e.name],
+            }
             for e in found.experiments
         ],
     }
@@ -199,7 +204,6 @@ def _section(
         "header": header,
         "rows": rows,
         "compared": [{**c.told(), "class": c.verdict.value} for c in compared],
-        "alone": alone(uncompared(chosen(experiment), compared)),
         "groups": [
             (title, [_figure(*entry) for entry in mine if entry[0].kind == kind])
             for kind, title in _KINDS.items()
