@@ -8,7 +8,7 @@ import pytest
 
 from neuroprune.bench.tables import TableError, render, render_file, stale_tables
 from neuroprune.record import RunRecord
-from tests.report.records import experiment
+from tests.report.records import experiment, whole
 
 
 def _marked(asked: str, body: str = "") -> str:
@@ -29,6 +29,8 @@ def results(tmp_path: Path) -> Path:
                 config={}, method=cell.split("-")[0], task="de", seed=seed, metrics=metrics
             )
             record.save(root / "de" / cell / f"seed-{seed}.json")
+        cut = whole(seed, 0.9, [[0, 1], [0, 1, 2, 3]], [8, 8])  # the importances 3 and 4 are gone
+        cut.save(root / "heads" / "dsp-heads6" / f"seed-{seed}.json")
     speeds = {"neuroprune, structural 0.5": {"times_dense": 0.637}, "dense": {}}
     RunRecord(config={}, method="time", task="time", seed=0, metrics={}, speeds=speeds).save(
         root / "time" / "seed-0.json"
@@ -51,6 +53,7 @@ def results(tmp_path: Path) -> Path:
         ("difference sst2/neuroprune-50 sst2/l1", "10.5"),  # one seed in common
         ("speed-32 sst2/neuroprune-50", "1.90 ± 0.06"),  # 1.8, 1.9, 2.0
         ("time sst2/neuroprune-50", "0.80 ± 0.06"),  # 70, 80 and 90 s, dense 100
+        ("importance heads/dsp-heads6", "0.93 ± 0.00"),  # 3.5, of a mean of 3.75
         ("bleu de/neuroprune-50", "25.5"),  # no percentage
         ("difference de/neuroprune-50 de/dsp-50", "0.5 ± 0.5"),
         ("measured time/neuroprune, structural 0.5/times_dense", "0.64"),
@@ -68,6 +71,7 @@ def test_a_number_is_that_of_the_records(results: Path, asked: str, text: str) -
         ("kept sst2/neuroprune-60", "no records of 'neuroprune-60' in 'sst2'"),
         ("kept mrpc/neuroprune-50", "no records under"),
         ("rouge1 sst2/neuroprune-50", "not every record has it"),
+        ("importance sst2/neuroprune-50", "not every record has it"),
         ("speed-64 sst2/neuroprune-50", "not every record has it"),
         ("speed-32 sst2/dense", "not every record has it"),
         ("difference sst2/neuroprune-50", "expected two cells of which one is subtracted"),

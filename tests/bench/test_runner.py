@@ -272,8 +272,46 @@ def test_a_dense_run_is_shared_by_methods_and_not_by_seeds(
     assert len(told.notes) == 1
     assert second.training["dense"] == first.training["dense"]
     assert second.metrics["dense"] == first.metrics["dense"]
+    told_of = [b.get("importance") for b in first.structure["dense"]["blocks"]]
+    assert all(
+        (found is not None) == (b["kind"] == "attention")
+        for found, b in zip(told_of, first.structure["dense"]["blocks"], strict=True)
+    )
+    assert told_of == [b.get("importance") for b in second.structure["dense"]["blocks"]]
+    assert not any("importance" in block for block in first.structure["pruned"]["blocks"])
     run(config.with_seed(2), tmp_path / "c", place, told, dense=shared)
     assert len(told.notes) == 1
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_kept_dense_run_is_asked_once_how_important_its_heads_are(
+    config: RunConfig, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(config, training=replace(config.training, max_steps=2)).with_seed(1)
+    shared, asked = tmp_path / "dense", []
+    ask = runner.head_importance
+    monkeypatch.setattr(runner, "head_importance", lambda *args: asked.append(1) or ask(*args))
+    first = run(config, tmp_path / "a", place, dense=shared)
+    run(replace(config, method=L1()), tmp_path / "b", place, dense=shared)
+    assert asked == [1]
+    kept = json.loads((shared / "dense.json").read_text())
+    del kept["head_importance"]  # as an older version left it
+    (shared / "dense.json").write_text(json.dumps(kept))
+    assert run(config, tmp_path / "c", place, dense=shared).structure == first.structure
+    assert asked == [1, 1]
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_heads_whose_importance_cannot_be_measured_are_a_failed_run(
+    config: RunConfig, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any) -> Any:
+        raise EvaluationError("not finite")
+
+    monkeypatch.setattr(runner, "head_importance", refuse)
+    config = replace(config, training=replace(config.training, max_steps=2))
+    with pytest.raises(RunError, match=r"the dense model in .*dense: not finite"):
+        run(config, tmp_path / "a", place)
 
 
 def test_the_dense_run_teaches_where_the_method_asks_for_it(

@@ -62,10 +62,13 @@ def structure(
 ) -> dict[str, Any]:
     """What is left of a made-up model: per layer, the heads that stay and how many neurons do."""
     everything = [list(range(HEADS))] * len(heads), [NEURONS] * len(heads)
-    return {
+    found = {
         side: {"grid": GRID, "bins": BINS, "eps": 0.0, "blocks": _blocks(stack, *kept)}
         for side, kept in (("dense", everything), ("pruned", (heads, neurons)))
     }
+    for layer, block in enumerate(found["dense"]["blocks"][::2]):  # 1 to HEADS, times the layer
+        block["importance"] = [(layer + 1.0) * (head + 1.0) for head in range(HEADS)]
+    return found
 
 
 def _blocks(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from neuroprune.record import RunRecord
-from neuroprune.report import curves, degrees, heads
+from neuroprune.report import curves, degrees, heads, importance
 from neuroprune.report.curves import (
     equal_heads,
     heads_left,
@@ -32,6 +32,12 @@ from neuroprune.report.degrees import (
 from neuroprune.report.drawings import main_metric, not_drawn
 from neuroprune.report.figure import MARKERS, PALETTE, styles
 from neuroprune.report.heads import by_method, plot_relative, removals
+from neuroprune.report.importance import (
+    heads_removed,
+    least_important,
+    plot_importance,
+    relative_importance,
+)
 from neuroprune.report.runs import Cell, Experiment, Run
 from neuroprune.report.structures import Matrix, Structure, read_structure
 from tests.report.records import made_up, structure, whole
@@ -55,6 +61,33 @@ def left(heads: Sequence[Sequence[int]], neurons: Sequence[int]) -> Structure:
 
 
 # Heads
+
+
+def test_importance_of_removed_heads_is_relative_to_all_heads() -> None:
+    # Importances 1 2 3 4 and 2 4 6 8, mean 3.75. Removed: 3 and 4, then 2, 4 and 6.
+    first, second = whole(1, 0.8, [[0, 1], [3]], [4, 4]), whole(2, 0.8, [[3], [0, 1, 2, 3]], [4, 4])
+    found = cell("ours", first, second)
+    mean = relative_importance(found)
+    assert mean is not None and mean.count == 2
+    # Seed 2 removed 1, 2 and 3 of the first layer.
+    assert mean.mean == pytest.approx(((3 + 4 + 2 + 4 + 6) / 5 / 3.75 + 2 / 3.75) / 2)
+    removed = heads_removed(found)
+    assert removed is not None and removed.mean == 4.0
+
+
+def test_without_removed_heads_or_importances_there_is_no_relative_importance() -> None:
+    intact = whole(1, 0.8, [[0, 1, 2, 3]], [4])
+    silent = whole(1, 0.8, [[0]], [4])
+    for block in silent.structure["dense"]["blocks"]:
+        block.pop("importance", None)
+    for record in (intact, silent, made_up(1, 0.8, 0.5, 1.0)):
+        assert relative_importance(cell("ours", record)) is None
+        assert heads_removed(cell("ours", record)) is None
+    assert least_important(left([[0]], [4])) == pytest.approx([1 / 2.5, 1.5 / 2.5, 2 / 2.5, 1.0])
+    dead = whole(1, 0.8, [[0]], [4])
+    dead.structure["dense"]["blocks"][0]["importance"] = [0.0] * 4
+    assert relative_importance(cell("ours", dead)) is None
+    assert least_important(cell("ours", dead).structures[0]) == []
 
 
 def test_removals_count_the_heads_that_are_gone() -> None:
@@ -292,7 +325,7 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Figures that were made, none of them written."""
     pytest.importorskip("matplotlib")
     made: list[Any] = []
-    for module in (curves, degrees, heads):
+    for module in (curves, degrees, heads, importance):
         monkeypatch.setattr(module, "save", lambda figure, path: made.append(figure))
     return made
 
@@ -321,9 +354,11 @@ def test_a_method_has_one_colour_in_all_figures(figures: list[Any]) -> None:
     plot_curves(experiment, "accuracy", PATH)
     plot_relative(by_method(shown), "dsp", names, PATH)
     plot_spread(shown, names, PATH)
+    plot_importance(shown, names, PATH)
     all_of_them, *others = map(_colours, figures)
     assert list(all_of_them) == names
     assert others[1].pop("dense") == "#6b6b6b"  # beside the methods, in grey
+    assert others[2].pop("least important") == "#6b6b6b"
     for found in others:
         assert set(found) == set(shown)
         assert all(all_of_them[name] == found[name] for name in found if name != "dsp")
@@ -354,6 +389,20 @@ def test_the_legend_of_many_methods_covers_no_axis(figures: list[Any]) -> None:
     legend = figure.legends[0].get_window_extent()
     assert len(figure.legends[0].get_texts()) == 14
     assert legend.y1 <= figure.axes[0].xaxis.label.get_window_extent().y0
+
+
+def test_long_names_stand_in_fewer_columns_and_inside_the_figure(figures: list[Any]) -> None:
+    names = ["neuroprune", *(f"a method of a very long name, {chr(97 + i)}" for i in range(6))]
+    cells = [cell(name, whole(1, 0.8, [[0, 1]], [4], name)) for name in names]
+    experiment = of(*cells)
+    plot_curves(experiment, "accuracy", PATH)
+    plot_equal_heads(experiment, equal_heads(experiment), "accuracy", PATH)
+    for figure in figures:
+        figure.draw_without_rendering()
+        (legend,) = figure.legends
+        box = legend.get_window_extent()
+        assert 0.0 <= box.x0 and box.x1 <= figure.bbox.width
+        assert box.y1 <= min(axes.xaxis.label.get_window_extent().y0 for axes in figure.axes[-1:])
 
 
 def test_equal_heads_without_a_quality_or_a_sparsity_are_left_out(figures: list[Any]) -> None:

@@ -86,6 +86,7 @@ def test_every_figure_of_the_paper_is_there(report: Path) -> None:
         "heads-neuroprune",
         "heads-dsp-heads",
         "heads-relative",
+        "heads-importance",
         "degree-spread",
         "degrees-l1",
         "patterns-neuroprune-75",
@@ -183,6 +184,7 @@ def test_odd_names_and_names_that_collide_give_sound_files_and_links(tmp_path: P
             "ours-50": ours,
             "Ours 50": ours,
             "relative": l1,
+            "importance": l1,
             'l1\'s <x>&"y" (z)': l1,
             "dsp": dsp,
         }.items():
@@ -279,8 +281,8 @@ def test_a_single_cell_has_its_figures(tmp_path: Path) -> None:
     whole(1, 0.8, [[0, 1]], [4]).save(tmp_path / "t/ours/seed-1.json")
     made = write_report(tmp_path / "t/ours", tmp_path / "out")
     names = sorted(file.stem for file in made.figures if file.suffix == ".svg")
-    parts = ("curves", "degree-spread", "degrees-ours", "heads-ours", "patterns-ours")
-    assert names == [f"t-{part}" for part in parts]
+    parts = "curves degree-spread degrees-ours heads-importance heads-ours patterns-ours"
+    assert names == [f"t-{part}" for part in parts.split()]
     assert made.warnings == ()
     titles = Page(made.page.read_text()).titles
     assert any(t.startswith("ours, 1 seed: accuracy (%) 80.000") for t in titles)

@@ -122,6 +122,7 @@ def _set(*way: Any, value: Any) -> Any:
     return change
 
 
+_HEADS = ("dense", "blocks", 0, "importance")
 _Q = ("pruned", "blocks", 0, "matrices", "q")
 
 
@@ -140,6 +141,9 @@ _Q = ("pruned", "blocks", 0, "matrices", "q")
         (_set("pruned", "blocks", 1, "kept", value=9), "keeps 9 of 8 units"),
         (_set("pruned", "blocks", 1, "kept", value=-1), "keeps -1 of 8 units"),
         (_set("pruned", "blocks", 0, "matrices", value={"z": {}}), "'density'|'degree_histogram'"),
+        (_set(*_HEADS, value=[1.0, 2.0]), "4 heads and the importance of 2"),
+        (_set(*_HEADS, value=[1.0, 2.0, 3.0, -0.1]), r"at least 0, got \[1.0, 2.0, 3.0, -0.1\]"),
+        (_set(*_HEADS, value=[1.0, 2.0, 3.0, float("nan")]), "at least 0"),
         (_set(*_Q, "pattern", value="ff"), "a pattern has 4 cells, got 1"),
         (_set(*_Q, "pattern", value="no hex"), "non-hexadecimal"),
         (_set(*_Q, "density", value=None), "TypeError"),

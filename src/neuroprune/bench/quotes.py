@@ -9,6 +9,7 @@ models are compared with):
     difference CELL CELL    the first minus the second, pair by pair: mean ± standard error
     speed-BATCH CELL        times the dense speed: mean ± standard error
     time CELL               training time, times that of the dense run: mean ± standard error
+    importance CELL         of the removed heads, mean of all heads 1: mean ± standard error
     measured NAME/KEY/FIELD one number of a measurement without training
 
 `kept~0` and so on give the mean alone, with so many decimals.
@@ -18,8 +19,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from neuroprune.record import RunRecord
+from neuroprune.report.importance import relative
 from neuroprune.report.numbers import (
     IN_PERCENT,
     Spread,
@@ -29,6 +32,7 @@ from neuroprune.report.numbers import (
     spread_of,
     time_ratio,
 )
+from neuroprune.report.structures import read_structure
 
 _ASKED = re.compile(r"(?P<what>[\w-]+)(?:~(?P<digits>\d))? (?P<of>.+)")
 _DENSE = "dense"
@@ -81,6 +85,8 @@ def _number(what: str, of: str, load: Load) -> tuple[Spread | None, int, bool]:
         return _scaled([quality_kept(r, metric) for r in records], 100.0), 1, True
     if what == "time":
         return spread_of([time_ratio(r) for r in records]), 2, True
+    if what == "importance":
+        return spread_of([_importance(r, of) for r in records]), 2, True
     if what.startswith("speed-"):
         way = (side, what.removeprefix("speed-"), "value")
         return spread_of([number_of(r, "speeds", "speedup", *way) for r in records]), 2, True
@@ -115,6 +121,11 @@ def _cell(name: str, load: Load) -> tuple[Sequence[RunRecord], str]:
     if setting not in groups:
         raise QuoteError(f"no records of {setting!r} in {experiment!r}: got {name!r}.")
     return groups[setting], "pruned"
+
+
+def _importance(record: RunRecord, cell: str) -> float | None:
+    found = read_structure(record.structure, Path(cell))
+    return None if found is None else relative(found)
 
 
 def _first_metric(records: Sequence[RunRecord]) -> str:

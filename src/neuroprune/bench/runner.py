@@ -23,6 +23,7 @@ from neuroprune.bench.training import RunError, TrainingResult, fine_tune, rehea
 from neuroprune.checkpoint import save_pretrained
 from neuroprune.choices import DENSE, FINETUNED
 from neuroprune.config import Config, ConfigError, method_name
+from neuroprune.evaluation.importance import head_importance
 from neuroprune.evaluation.quality import EvaluationError, evaluate
 from neuroprune.evaluation.size import size_report
 from neuroprune.evaluation.speed import compare_speed
@@ -81,9 +82,13 @@ def run(
     pruned_dir = out / "pruned"
     pruned, in_process = experiment.train(config.method, pruned_dir, dense_dir)
     quality = experiment.quality(dense_dir, dense_run, pruned_dir)
+    importance = experiment.head_importance(dense_dir, dense_run)
     if dense is not None:
-        _keep(dense, dense_run | {"metrics": quality["dense"]})
+        _keep(dense, dense_run | {"metrics": quality["dense"], "head_importance": importance})
     sizes, speeds, structures = experiment.measure(dense_dir, pruned_dir)
+    for block in structures["dense"]["blocks"]:
+        if block["name"] in importance:
+            block["importance"] = importance[block["name"]]
     device = speeds.get("conditions", {}).get("device")
     return RunRecord(
         config=config.to_dict(),
@@ -214,6 +219,21 @@ class _Experiment:
             models["dense"] = dense_dir
         found = evaluate_fresh(self.config, models, self.data_dir)
         return {"dense": dense_run.get("metrics", {})} | found
+
+    def head_importance(
+        self, dense_dir: Path, dense_run: Mapping[str, Any]
+    ) -> Mapping[str, list[float]]:
+        """How much the saved dense model needs each head; asked only where it is not known yet."""
+        known: Mapping[str, list[float]] | None = dense_run.get("head_importance")
+        if known is not None:
+            return known
+        self.progress.stage("measuring how much the dense model needs each head")
+        assert self._data is not None  # since the rehearsal
+        model, _ = _load_saved(self.config, dense_dir, self.raw.num_labels)
+        try:
+            return head_importance(model, self._data)
+        except EvaluationError as error:
+            raise RunError(f"the dense model in {dense_dir}: {error}") from error
 
     def measure(
         self, dense_dir: Path, pruned_dir: Path

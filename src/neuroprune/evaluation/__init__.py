@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from neuroprune.anatomy.inputs import sample_inputs
+from neuroprune.evaluation.importance import head_importance
 from neuroprune.evaluation.quality import EvaluationError, evaluate
 from neuroprune.evaluation.size import SizeReport, bytes_on_disk, count_flops, size_report
 from neuroprune.evaluation.speed import (
@@ -26,6 +27,7 @@ __all__ = [
     "compare_steps",
     "count_flops",
     "evaluate",
+    "head_importance",
     "sample_inputs",
     "size_report",
 ]

@@ -313,8 +313,6 @@ def plot_equal_heads(
     handles: dict[str, Artist] = {}
     labels, lines = [], []
     with figure(f"{experiment.name}: equal heads, {_over(experiment)}", 0.95) as (made, axes):
-        rows = -(-len({cell.series for group in groups for cell in group}) // LEGEND_COLUMNS)
-        made.subplots_adjust(bottom=0.15 + 0.05 * rows)
         for group in groups:
             points = list(_points(group, x, y))
             line = [(a.mean, b.mean) for _, a, b in points]
@@ -328,6 +326,7 @@ def plot_equal_heads(
         _draw_dense(axes, x, y, baseline(experiment.records))
         axes.set(xlabel=x.title, ylabel=y.title)
         axes.margins(x=0.08, y=0.15)
-        legend(made, list(handles.values()), list(handles))
+        rows = legend(made, list(handles.values()), list(handles))
+        made.subplots_adjust(bottom=0.15 + 0.05 * rows)
         write(axes, labels, lines)
         return save(made, path)

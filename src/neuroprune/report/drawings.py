@@ -12,6 +12,7 @@ from neuroprune.report.curves import equal_heads, plot_curves, plot_equal_heads,
 from neuroprune.report.degrees import plot_degrees, plot_spread
 from neuroprune.report.grids import NEAR, best_of_grids
 from neuroprune.report.heads import REFERENCE, by_method, plot_heads, plot_relative
+from neuroprune.report.importance import plot_importance, relative_importance
 from neuroprune.report.names import number, slug, unique
 from neuroprune.report.patterns import plot_patterns
 from neuroprune.report.runs import Cell, Collection, Experiment
@@ -207,6 +208,22 @@ def _heads(experiment: Experiment, shown: dict[str, list[Cell]]) -> Iterator[Dra
             "methods which remove more or fewer heads can be compared. After Figure 7 of the "
             "paper.",
             draw=partial(plot_relative, counted, reference, list(experiment.series)),
+        )
+    told = {
+        name: with_one
+        for name, cells in shown.items()
+        if (with_one := [cell for cell in cells if relative_importance(cell) is not None])
+    }
+    if told:
+        yield make(
+            f"{experiment.slug}-heads-importance",
+            "How important the removed heads were",
+            "Importance of a head: mean absolute change of the loss, to first order, when it goes, "
+            "in the dense model of the same seed, over some training examples (Michel et al. "
+            "2019). Shown is its mean over the heads that a method removed, in units of the mean "
+            "over all heads: heads removed at random are at 1; the dotted line takes the least "
+            "important ones. After Figure 7 of the paper.",
+            draw=partial(plot_importance, told, list(experiment.series)),
         )
 
 

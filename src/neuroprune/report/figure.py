@@ -152,23 +152,26 @@ def whole_ticks(axes: Axes) -> None:
 
 def legend(
     made: Figure, handles: Sequence[Artist], names: Sequence[str], columns: int = LEGEND_COLUMNS
-) -> None:
-    """Names of the lines, below all panels.
+) -> int:
+    """Names of the lines, below all panels, in fewer columns where they are wider than the plot.
 
     Args:
         made: the plot.
         handles: one per line.
         names: of the lines.
-        columns: how many stand beside each other.
+        columns: how many stand beside each other, at most.
+
+    Returns:
+        Rows that they take.
     """
-    made.legend(
-        handles,
-        names,
-        loc="outside lower center",
-        ncols=min(columns, max(len(names), 1)),
-        frameon=False,
-        fontsize=9,
-    )
+    for count in range(min(columns, max(len(names), 1)), 0, -1):
+        drawn = made.legend(
+            handles, names, loc="outside lower center", ncols=count, frameon=False, fontsize=9
+        )
+        if count == 1 or drawn.get_window_extent().width <= made.bbox.width:
+            break
+        drawn.remove()
+    return -(-len(names) // count)
 
 
 def save(made: Figure, path: Path) -> tuple[Path, Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -66,6 +67,7 @@ class Block:
         heads: dense indices of the heads that are left; empty for an MLP.
         kept: units that are left.
         matrices: by key of `ROLES`.
+        importance: of each head that is left, >= 0; empty where the record does not say it.
     """
 
     name: str
@@ -77,6 +79,7 @@ class Block:
     heads: tuple[int, ...]
     kept: int
     matrices: Mapping[str, Matrix]
+    importance: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -179,6 +182,11 @@ def _block(data: Mapping[str, Any], sizes: tuple[int, int]) -> Block:
     if not 0 <= kept <= units or len(set(heads)) < len(heads) or set(heads) - set(range(units)):
         raise ValueError(f"{name} keeps {data['kept']} of {units} units")
     matrices = {prefix + role: _matrix(m, sizes) for role, m in data["matrices"].items()}
+    importance = tuple(float(value) for value in data.get("importance", ()))
+    if importance and len(importance) != kept:
+        raise ValueError(f"{name} has {kept} heads and the importance of {len(importance)}")
+    if not all(0.0 <= value < math.inf for value in importance):
+        raise ValueError(f"the importance of a head is at least 0, got {list(importance)}")
     unknown = set(matrices) - set(ROLES)
     if unknown:
         raise ValueError(f"unknown matrices {sorted(unknown)} in {name}")
@@ -192,6 +200,7 @@ def _block(data: Mapping[str, Any], sizes: tuple[int, int]) -> Block:
         heads=heads,
         kept=kept,
         matrices=matrices,
+        importance=importance,
     )
 
 
