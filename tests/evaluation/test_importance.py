@@ -7,6 +7,8 @@ import torch
 
 from neuroprune.anatomy import anatomy_of
 from neuroprune.evaluation import EvaluationError, head_importance
+from neuroprune.plan import ShrinkPlan
+from neuroprune.surgery import shrink_
 from tests.evaluation.test_quality import build
 from tests.tasks.helpers import BERT, OPT, T5, classification, generation, language_modelling
 
@@ -76,3 +78,12 @@ def test_no_examples_are_refused(tmp_path):
     model, data = build(tmp_path, BERT, classification)
     with pytest.raises(EvaluationError, match="at least 1, got 0"):
         head_importance(model, data, 0)
+
+
+def test_a_block_without_heads_has_no_importance(tmp_path):
+    model, data = build(tmp_path, BERT, classification)
+    first, second = (block.name for block in anatomy_of(model).attentions)
+    shrink_(model, ShrinkPlan(remove_heads={first: (0, 1, 2, 3), second: (1,)}))
+    found = head_importance(model, data, 4)
+    assert found[first] == []
+    assert len(found[second]) == 3 and min(found[second]) > 0.0
