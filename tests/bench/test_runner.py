@@ -20,7 +20,7 @@ from neuroprune.bench import runner
 from neuroprune.bench.config import RunConfig, TrainingConfig
 from neuroprune.bench.progress import Progress
 from neuroprune.bench.runner import RunError, evaluate_fresh, run, same
-from neuroprune.bench.training import fine_tune, rehearse
+from neuroprune.bench.training import PARTS, fine_tune, pace, rehearse
 from neuroprune.config import ConfigError
 from neuroprune.evaluation.quality import EvaluationError
 from neuroprune.tasks.data import TaskData
@@ -114,6 +114,8 @@ def test_every_optimizer_and_method_trains(
     assert steps == [(i, 6) for i in range(1, 7)]
     assert result.removed is not None
     assert 0.0 < result.step_seconds < result.seconds
+    assert len(result.pace) == min(PARTS, result.steps)
+    assert result.to_dict()["pace"] == list(result.pace)
     assert not (tmp_path / "keep").exists()
     if isinstance(method, Magnitude):
         assert result.to_dict()["removed_neurons"] > 0
@@ -476,3 +478,13 @@ def test_a_rehearsal_knows_the_number_of_steps(
     rehearse(model, settings, config.method, len(data.train))
     result = fine_tune(model, data.train, data.collator, settings, tmp_path / "keep")
     assert known == [result.steps]
+
+
+def test_the_pace_is_the_median_of_each_twentieth() -> None:
+    assert pace([]) == []
+    assert pace([3.0, 1.0]) == [3.0, 1.0]
+    steps = [float(step) for step in range(60)]
+    assert pace(steps) == [1.0 + 3.0 * part for part in range(20)]
+    uneven = pace([1.0] * 7 + [9.0] + [1.0] * 37)  # 45 steps: parts of two or three
+    assert len(uneven) == 20
+    assert sum(value > 1.0 for value in uneven) <= 1

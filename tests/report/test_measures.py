@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from neuroprune.record import RunRecord
-from neuroprune.report import curves, degrees, heads, importance
+from neuroprune.report import curves, degrees, heads, importance, pace
 from neuroprune.report.curves import (
     equal_heads,
     heads_left,
@@ -29,7 +29,7 @@ from neuroprune.report.degrees import (
     plot_spread,
     pooled_sd,
 )
-from neuroprune.report.drawings import main_metric, not_drawn
+from neuroprune.report.drawings import drawings, main_metric, not_drawn
 from neuroprune.report.figure import MARKERS, PALETTE, styles
 from neuroprune.report.heads import by_method, plot_relative, removals
 from neuroprune.report.importance import (
@@ -38,7 +38,8 @@ from neuroprune.report.importance import (
     plot_importance,
     relative_importance,
 )
-from neuroprune.report.runs import Cell, Experiment, Run
+from neuroprune.report.pace import plot_pace, relative_pace
+from neuroprune.report.runs import Cell, Collection, Experiment, Run
 from neuroprune.report.structures import Matrix, Structure, read_structure
 from tests.report.records import made_up, structure, whole
 
@@ -325,7 +326,7 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Figures that were made, none of them written."""
     pytest.importorskip("matplotlib")
     made: list[Any] = []
-    for module in (curves, degrees, heads, importance):
+    for module in (curves, degrees, heads, importance, pace):
         monkeypatch.setattr(module, "save", lambda figure, path: made.append(figure))
     return made
 
@@ -389,6 +390,35 @@ def test_the_legend_of_many_methods_covers_no_axis(figures: list[Any]) -> None:
     legend = figure.legends[0].get_window_extent()
     assert len(figure.legends[0].get_texts()) == 14
     assert legend.y1 <= figure.axes[0].xaxis.label.get_window_extent().y0
+
+
+def _paced(seed: int, dense: Sequence[float], pruned: Sequence[float]) -> RunRecord:
+    record = whole(seed, 0.8, [[0]], [4])
+    sides = {"dense": {"seconds": 1.0, "pace": dense}, "pruned": {"seconds": 1.0, "pace": pruned}}
+    return dataclasses.replace(record, training=sides)
+
+
+def test_a_pace_is_relative_to_the_first_part_of_its_own_run() -> None:
+    records = [_paced(1, [2.0, 2.0], [1.0, 0.5]), _paced(2, [1.0, 1.0], [2.0, 0.2])]
+    assert relative_pace(records, "pruned") == pytest.approx([1.0, 0.3])
+    assert relative_pace(records, "dense") == [1.0, 1.0]
+    silent = whole(3, 0.8, [[0]], [4])
+    assert relative_pace([*records, silent], "pruned") == pytest.approx([1.0, 0.3])
+    assert relative_pace([silent, _paced(4, [], [])], "pruned") == []
+
+
+def test_the_pace_is_drawn_where_it_is_told(figures: list[Any]) -> None:
+    told = cell("ours-50", _paced(1, [2.0, 2.0], [1.0, 0.5]))
+    silent = cell("ours-80", whole(1, 0.8, [[0]], [4]))
+    experiment = of(told, silent)
+    paces = [d for d in drawings(Collection((experiment,), (), ())) if "-pace-" in d.stem]
+    assert [d.stem for d in paces] == ["t-pace-ours-50"]
+    plot_pace("ours", [told, silent], PATH)
+    (figure,) = figures
+    assert list(_colours(figure)) == ["dense", "ours-50 (62%)"]
+    line = figure.axes[0].lines[1 + 2]  # after the dense line and its two points
+    assert list(line.get_xdata()) == [25.0, 75.0]
+    assert list(line.get_ydata()) == [1.0, 0.5]
 
 
 def test_long_names_stand_in_fewer_columns_and_inside_the_figure(figures: list[Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import shutil
 import statistics
@@ -32,6 +33,7 @@ _SCHEDULES = {
     Schedule.COSINE: "cosine",
     Schedule.CONSTANT: "constant_with_warmup",
 }
+PARTS = 20  # of a training, whose pace is told; the first ends where ramps begin
 OnStep = Callable[[int, int, float], None]  # steps done, of how many, last loss
 Collate = Callable[[list[dict[str, Any]]], Any]
 
@@ -54,6 +56,7 @@ class TrainingResult:
         removed: what a method removed, counting the dense model's units.
         reached: what was asked for, as text, and where the model stands.
         snapshots: of the models that were saved on the way, size, step and quality.
+        pace: median time of a step in each twentieth of the training, in order.
     """
 
     seconds: float
@@ -64,6 +67,7 @@ class TrainingResult:
     removed: ShrinkPlan | None = None
     reached: Mapping[str, float] | None = None
     snapshots: Sequence[Mapping[str, Any]] = ()
+    pace: Sequence[float] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form; of what was removed, the numbers of units."""
@@ -74,6 +78,8 @@ class TrainingResult:
             "first_loss": self.first_loss,
             "last_loss": self.last_loss,
         }
+        if self.pace:
+            out["pace"] = list(self.pace)
         if self.removed is not None:
             out["removed_heads"] = self.removed.num_heads
             out["removed_neurons"] = self.removed.num_neurons
@@ -211,7 +217,20 @@ def fine_tune(
         None if pruning is None else pruning.removed,
         None if pruning is None else pruning.reached,
         () if pruning is None else pruning.snapshots,
+        pace(watch.step_seconds),
     )
+
+
+def pace(step_seconds: Sequence[float]) -> list[float]:
+    """Median of each of `PARTS` equal parts of a training, or of each step where there are fewer.
+
+    Args:
+        step_seconds: time of every step, in order.
+    """
+    steps = len(step_seconds)
+    parts = min(PARTS, steps)
+    ends = [part * steps // parts for part in range(parts + 1)] if parts else []
+    return [statistics.median(step_seconds[a:b]) for a, b in itertools.pairwise(ends)]
 
 
 def _trainer(

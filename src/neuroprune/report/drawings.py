@@ -14,6 +14,7 @@ from neuroprune.report.grids import NEAR, best_of_grids
 from neuroprune.report.heads import REFERENCE, by_method, plot_heads, plot_relative
 from neuroprune.report.importance import plot_importance, relative_importance
 from neuroprune.report.names import number, slug, unique
+from neuroprune.report.pace import plot_pace, relative_pace
 from neuroprune.report.patterns import plot_patterns
 from neuroprune.report.runs import Cell, Collection, Experiment
 
@@ -155,6 +156,7 @@ def _of(experiment: Experiment) -> Iterator[Drawing]:
     metric = main_metric(experiment)
     if metric is not None:
         yield from _curves(chosen(experiment), metric)
+    yield from _paces(experiment)
     shown = _shown(experiment)
     if shown:
         yield from _heads(experiment, shown)
@@ -186,6 +188,22 @@ def _curves(experiment: Experiment, metric: str) -> Iterator[Drawing]:
             "After Figure 6 of the paper.",
             draw=partial(plot_equal_heads, experiment, groups, metric),
         )
+
+
+def _paces(experiment: Experiment) -> Iterator[Drawing]:
+    for name, cells in experiment.series.items():
+        told = [cell for cell in cells if relative_pace(cell.records, "pruned")]
+        if told:
+            yield Drawing(
+                experiment.name,
+                f"{experiment.slug}-pace-{slug(name)}",
+                f"Time of a step in the course of the training: {name}",
+                "Median time of an optimizer step, cuts included, in each twentieth of the "
+                "training, in units of the run's own first twentieth; mean over the seeds. Other "
+                "work on the machine shows as bumps.",
+                "curves",
+                partial(plot_pace, name, told),
+            )
 
 
 def _heads(experiment: Experiment, shown: dict[str, list[Cell]]) -> Iterator[Drawing]:
