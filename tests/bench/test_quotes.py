@@ -54,6 +54,7 @@ def results(tmp_path: Path) -> Path:
         ("speed-32 sst2/neuroprune-50", "1.90 ± 0.06"),  # 1.8, 1.9, 2.0
         ("time sst2/neuroprune-50", "0.80 ± 0.06"),  # 70, 80 and 90 s, dense 100
         ("importance heads/dsp-heads6", "0.93 ± 0.00"),  # 3.5, of a mean of 3.75
+        ("least heads/dsp-heads6", "0.40 ± 0.00"),  # the importances 1 and 2
         ("bleu de/neuroprune-50", "25.5"),  # no percentage
         ("difference de/neuroprune-50 de/dsp-50", "0.5 ± 0.5"),
         ("measured time/neuroprune, structural 0.5/times_dense", "0.64"),
@@ -72,6 +73,8 @@ def test_a_number_is_that_of_the_records(results: Path, asked: str, text: str) -
         ("kept mrpc/neuroprune-50", "no records under"),
         ("rouge1 sst2/neuroprune-50", "not every record has it"),
         ("importance sst2/neuroprune-50", "not every record has it"),
+        ("least sst2/neuroprune-50", "not every record has it"),
+        ("importance heads/dense", "not every record has it"),
         ("speed-64 sst2/neuroprune-50", "not every record has it"),
         ("speed-32 sst2/dense", "not every record has it"),
         ("difference sst2/neuroprune-50", "expected two cells of which one is subtracted"),

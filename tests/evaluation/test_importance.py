@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,7 +12,15 @@ from neuroprune.evaluation import EvaluationError, head_importance
 from neuroprune.plan import ShrinkPlan
 from neuroprune.surgery import shrink_
 from tests.evaluation.test_quality import build
-from tests.tasks.helpers import BERT, OPT, T5, classification, generation, language_modelling
+from tests.tasks.helpers import (
+    BERT,
+    OPT,
+    T5,
+    classification,
+    generation,
+    language_modelling,
+    masked,
+)
 
 KINDS = [(BERT, classification), (OPT, language_modelling), (T5, generation)]
 
@@ -50,6 +60,21 @@ def test_a_sample_is_fixed_and_of_the_training_examples(tmp_path):
     model, data = build(tmp_path, BERT, classification)
     assert head_importance(model, data, 3) == head_importance(model, data, 3)
     assert head_importance(model, data, 3) != head_importance(model, data, 4)
+
+
+def test_masks_are_drawn_alike_every_time_and_no_generator_moves(tmp_path):
+    model, data = build(tmp_path, BERT, masked)
+    before = torch.random.get_rng_state()
+    assert head_importance(model, data, 3) == head_importance(model, data, 3)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_evaluation_examples_stand_in_and_none_at_all_are_refused(tmp_path):
+    model, data = build(tmp_path, BERT, classification)
+    tested = head_importance(model, replace(data, train=None), 3)
+    assert tested == head_importance(model, replace(data, train=data.evaluation), 3)
+    with pytest.raises(EvaluationError, match="has no examples"):
+        head_importance(model, replace(data, train=data.train.select([])), 3)
 
 
 def test_the_model_is_left_as_it_was(tmp_path):

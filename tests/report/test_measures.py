@@ -88,6 +88,9 @@ def test_without_removed_heads_or_importances_there_is_no_relative_importance() 
     dead = whole(1, 0.8, [[0]], [4])
     dead.structure["dense"]["blocks"][0]["importance"] = [0.0] * 4
     assert relative_importance(cell("ours", dead)) is None
+    assert relative_importance(cell("ours", silent, whole(2, 0.8, [[0]], [4]))) is None
+    notes = list(not_drawn(of(cell("a", silent), cell("b", whole(1, 0.8, [[0]], [4])))))
+    assert next(note for note in notes if "important" in note).endswith("removes one: a.")
     assert least_important(cell("ours", dead).structures[0]) == []
 
 
@@ -405,6 +408,8 @@ def test_a_pace_is_relative_to_the_first_part_of_its_own_run() -> None:
     silent = whole(3, 0.8, [[0]], [4])
     assert relative_pace([*records, silent], "pruned") == pytest.approx([1.0, 0.3])
     assert relative_pace([silent, _paced(4, [], [])], "pruned") == []
+    short = _paced(5, [1.0], [1.0])  # its one part is no half of a training
+    assert relative_pace([*records, short], "pruned") == pytest.approx([1.0, 0.3])
 
 
 def test_the_pace_is_drawn_where_it_is_told(figures: list[Any]) -> None:

@@ -10,6 +10,7 @@ models are compared with):
     speed-BATCH CELL        times the dense speed: mean ± standard error
     time CELL               training time, times that of the dense run: mean ± standard error
     importance CELL         of the removed heads, mean of all heads 1: mean ± standard error
+    least CELL              the same of as many heads that are the least important
     measured NAME/KEY/FIELD one number of a measurement without training
 
 `kept~0` and so on give the mean alone, with so many decimals.
@@ -20,9 +21,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from neuroprune.record import RunRecord
-from neuroprune.report.importance import relative
+from neuroprune.report.figure import ReportError
+from neuroprune.report.importance import least_important, relative, removed_and_all
 from neuroprune.report.numbers import (
     IN_PERCENT,
     Spread,
@@ -32,7 +35,7 @@ from neuroprune.report.numbers import (
     spread_of,
     time_ratio,
 )
-from neuroprune.report.structures import read_structure
+from neuroprune.report.structures import Structure, read_structure
 
 _ASKED = re.compile(r"(?P<what>[\w-]+)(?:~(?P<digits>\d))? (?P<of>.+)")
 _DENSE = "dense"
@@ -85,8 +88,9 @@ def _number(what: str, of: str, load: Load) -> tuple[Spread | None, int, bool]:
         return _scaled([quality_kept(r, metric) for r in records], 100.0), 1, True
     if what == "time":
         return spread_of([time_ratio(r) for r in records]), 2, True
-    if what == "importance":
-        return spread_of([_importance(r, of) for r in records]), 2, True
+    if what in _OF_HEADS:
+        found = [_OF_HEADS[what](r.structure, of) if side == "pruned" else None for r in records]
+        return spread_of(found), 2, True
     if what.startswith("speed-"):
         way = (side, what.removeprefix("speed-"), "value")
         return spread_of([number_of(r, "speeds", "speedup", *way) for r in records]), 2, True
@@ -123,9 +127,26 @@ def _cell(name: str, load: Load) -> tuple[Sequence[RunRecord], str]:
     return groups[setting], "pruned"
 
 
-def _importance(record: RunRecord, cell: str) -> float | None:
-    found = read_structure(record.structure, Path(cell))
+def _heads(structure: Mapping[str, Any], cell: str) -> Structure | None:
+    try:
+        return read_structure(structure, Path(cell))
+    except ReportError as error:
+        raise QuoteError(str(error)) from error
+
+
+def _importance(structure: Mapping[str, Any], cell: str) -> float | None:
+    found = _heads(structure, cell)
     return None if found is None else relative(found)
+
+
+def _least(structure: Mapping[str, Any], cell: str) -> float | None:
+    found = _heads(structure, cell)
+    if found is None or relative(found) is None:
+        return None
+    return least_important(found)[len(removed_and_all(found)[0]) - 1]
+
+
+_OF_HEADS = {"importance": _importance, "least": _least}
 
 
 def _first_metric(records: Sequence[RunRecord]) -> str:

@@ -82,9 +82,12 @@ def run(
     pruned_dir = out / "pruned"
     pruned, in_process = experiment.train(config.method, pruned_dir, dense_dir)
     quality = experiment.quality(dense_dir, dense_run, pruned_dir)
+    dense_run = dense_run | {"metrics": quality["dense"]}
+    if dense is not None:
+        _keep(dense, dense_run)
     importance = experiment.head_importance(dense_dir, dense_run)
     if dense is not None:
-        _keep(dense, dense_run | {"metrics": quality["dense"], "head_importance": importance})
+        _keep(dense, dense_run | {"head_importance": importance})
     sizes, speeds, structures = experiment.measure(dense_dir, pruned_dir)
     for block in structures["dense"]["blocks"]:
         if block["name"] in importance:

@@ -8,6 +8,7 @@ shown is kept in `Collection.notes`.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,11 @@ _FAILURES = "*.failed.txt"
 _TRAINED = "record.json"
 _BENCHED = "seed-*.json"
 _SECTIONS = ("config", "metrics", "sizes", "speeds", "structure", "training", "environment")
-_SIDES = {"metrics": ("dense", "pruned"), "speeds": ("dense", "speedup")}
+_SIDES = {
+    "metrics": ("dense", "pruned"),
+    "speeds": ("dense", "speedup"),
+    "training": ("dense", "pruned"),
+}
 _OF_THE_PAGE = ("summary", "missing", "measurements")  # identifiers of its own parts
 
 
@@ -163,10 +168,19 @@ def _wrong_form(record: RunRecord) -> str:
         for side in _SIDES.get(name, ()):
             if not isinstance(value.get(side, {}), Mapping):
                 return f"expected an object as {name}.{side}, got {value[side]!r:.80}"
+    for side in _SIDES["training"]:
+        pace = record.training.get(side, {}).get("pace", [])
+        if not isinstance(pace, list) or not all(map(_is_time, pace)):
+            return f"expected times above 0 as training.{side}.pace, got {pace!r:.80}"
     if not record.metrics:
         return ""  # a measurement, which may have speeds of its own
     odd = [batch for batch in record.speeds.get("dense", {}) if not batch.isdecimal()]
     return f"expected batch sizes in speeds.dense, got {odd[0]!r}" if odd else ""
+
+
+def _is_time(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and 0.0 < value < math.inf
 
 
 def _experiments(folder: str, cells: Mapping[str, Mapping[int, Run]]) -> Iterator[Experiment]:

@@ -129,6 +129,17 @@ def not_drawn(experiment: Experiment) -> Iterator[str]:
     less = [
         cell
         for cell in experiment.cells
+        if any(s.heads_kept < s.heads_dense for s in cell.structures)
+        and relative_importance(cell) is None
+    ]
+    if less:
+        yield (
+            "not in the picture of how important the removed heads were, since not every run says "
+            f"it, or not every run removes one: {_listed(less)}."
+        )
+    less = [
+        cell
+        for cell in experiment.cells
         if cell.structures and not any(s.has_patterns for s in cell.structures)
     ]
     if less:
@@ -198,9 +209,9 @@ def _paces(experiment: Experiment) -> Iterator[Drawing]:
                 experiment.name,
                 f"{experiment.slug}-pace-{slug(name)}",
                 f"Time of a step in the course of the training: {name}",
-                "Median time of an optimizer step, cuts included, in each twentieth of the "
-                "training, in units of the run's own first twentieth; mean over the seeds. Other "
-                "work on the machine shows as bumps.",
+                "Median time of an optimizer step in each twentieth of the training (a cut that "
+                "falls in fewer than half of the steps does not show), in units of the run's own "
+                "first twentieth; mean over the seeds. Other work on the machine shows as bumps.",
                 "curves",
                 partial(plot_pace, name, told),
             )

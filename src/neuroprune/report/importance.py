@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from neuroprune.report.curves import Quantity, draw_line
 from neuroprune.report.figure import GREY, canvas, legend, save, styles, whole_ticks
-from neuroprune.report.numbers import Spread
+from neuroprune.report.numbers import Spread, spread_of
 from neuroprune.report.runs import Cell
 from neuroprune.report.structures import Structure
 
@@ -55,24 +55,22 @@ def relative(structure: Structure) -> float | None:
 
 
 def relative_importance(cell: Cell) -> Spread | None:
-    """`relative` over the runs of a cell; None where no run has it.
+    """`relative` over the runs of a cell; None where one of them lacks it.
 
     Args:
         cell: the runs.
     """
-    values = [r for structure in cell.structures if (r := relative(structure)) is not None]
-    return Spread.of(values) if values else None
+    return spread_of([None if r.structure is None else relative(r.structure) for r in cell.runs])
 
 
 def heads_removed(cell: Cell) -> Spread | None:
-    """Heads that went, over the runs of `relative_importance`.
+    """Heads that went and have an importance, over the runs of a cell.
 
     Args:
         cell: the runs.
     """
-    told = [structure for structure in cell.structures if relative(structure) is not None]
-    counts = [float(len(removed_and_all(structure)[0])) for structure in told]
-    return Spread.of(counts) if counts else None
+    counts = [len(removed_and_all(structure)[0]) for structure in cell.structures]
+    return Spread.of(list(map(float, counts))) if any(counts) else None
 
 
 def least_important(structure: Structure) -> list[float]:

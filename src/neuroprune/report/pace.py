@@ -26,11 +26,13 @@ def relative_pace(records: Iterable[RunRecord], side: str) -> list[float]:
         side: "dense" or "pruned".
 
     Returns:
-        Means over the runs, 1 first; empty where no run tells it.
+        Means over the runs of as many parts as the longest has, 1 first; empty where no run tells
+        it.
     """
     told = [list(record.training.get(side, {}).get("pace", ())) for record in records]
-    shares = [[seconds / run[0] for seconds in run] for run in told if run and run[0] > 0.0]
-    return [statistics.fmean(values) for values in zip(*shares, strict=False)]
+    parts = max(map(len, told), default=0)
+    shares = [[seconds / run[0] for seconds in run] for run in told if run and len(run) == parts]
+    return [statistics.fmean(values) for values in zip(*shares, strict=True)]
 
 
 def plot_pace(series: str, cells: Sequence[Cell], path: Path) -> tuple[Path, Path]:
