@@ -167,7 +167,7 @@ def _of(experiment: Experiment) -> Iterator[Drawing]:
     metric = main_metric(experiment)
     if metric is not None:
         yield from _curves(chosen(experiment), metric)
-    yield from _paces(experiment)
+    yield from _paces(chosen(experiment))
     shown = _shown(experiment)
     if shown:
         yield from _heads(experiment, shown)
