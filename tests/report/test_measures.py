@@ -401,27 +401,26 @@ def _paced(seed: int, dense: Sequence[float], pruned: Sequence[float]) -> RunRec
     return dataclasses.replace(record, training=sides)
 
 
-def test_a_pace_is_relative_to_the_first_part_of_its_own_run() -> None:
-    records = [_paced(1, [2.0, 2.0], [1.0, 0.5]), _paced(2, [1.0, 1.0], [2.0, 0.2])]
-    assert relative_pace(records, "pruned") == pytest.approx([1.0, 0.3])
-    assert relative_pace(records, "dense") == [1.0, 1.0]
+def test_a_pace_is_relative_to_the_same_batches_of_the_dense_run() -> None:
+    records = [_paced(1, [2.0, 1.0], [2.0, 0.5]), _paced(2, [1.0, 4.0], [1.0, 0.4])]
+    assert relative_pace(records) == pytest.approx([1.0, (0.5 + 0.1) / 2])
     silent = whole(3, 0.8, [[0]], [4])
-    assert relative_pace([*records, silent], "pruned") == pytest.approx([1.0, 0.3])
-    assert relative_pace([silent, _paced(4, [], [])], "pruned") == []
-    short = _paced(5, [1.0], [1.0])  # its one part is no half of a training
-    assert relative_pace([*records, short], "pruned") == pytest.approx([1.0, 0.3])
+    assert relative_pace([*records, silent]) == pytest.approx([1.0, 0.3])
+    assert relative_pace([silent, _paced(4, [], []), _paced(4, [], [1.0])]) == []
+    short = _paced(5, [1.0], [9.0])  # its one part is no half of a training
+    assert relative_pace([*records, short]) == pytest.approx([1.0, 0.3])
 
 
 def test_the_pace_is_drawn_where_it_is_told(figures: list[Any]) -> None:
-    told = cell("ours-50", _paced(1, [2.0, 2.0], [1.0, 0.5]))
+    told = cell("ours-50", _paced(1, [2.0, 2.0], [2.0, 1.0]))
     silent = cell("ours-80", whole(1, 0.8, [[0]], [4]))
     experiment = of(told, silent)
     paces = [d for d in drawings(Collection((experiment,), (), ())) if "-pace-" in d.stem]
     assert [d.stem for d in paces] == ["t-pace-ours-50"]
     plot_pace("ours", [told, silent], PATH)
     (figure,) = figures
-    assert list(_colours(figure)) == ["dense", "ours-50 (62%)"]
-    line = figure.axes[0].lines[1 + 2]  # after the dense line and its two points
+    assert list(_colours(figure)) == ["ours-50 (62%)", "dense"]
+    line = figure.axes[0].lines[0]
     assert list(line.get_xdata()) == [25.0, 75.0]
     assert list(line.get_ydata()) == [1.0, 0.5]
 

@@ -203,15 +203,16 @@ def _curves(experiment: Experiment, metric: str) -> Iterator[Drawing]:
 
 def _paces(experiment: Experiment) -> Iterator[Drawing]:
     for name, cells in experiment.series.items():
-        told = [cell for cell in cells if relative_pace(cell.records, "pruned")]
+        told = [cell for cell in cells if relative_pace(cell.records)]
         if told:
             yield Drawing(
                 experiment.name,
                 f"{experiment.slug}-pace-{slug(name)}",
                 f"Time of a step in the course of the training: {name}",
                 "Median time of an optimizer step in each twentieth of the training (a cut that "
-                "falls in fewer than half of the steps does not show), in units of the run's own "
-                "first twentieth; mean over the seeds. Other work on the machine shows as bumps.",
+                "falls in fewer than half of the steps does not show), times that of the dense run "
+                "on the same batches; mean over the seeds. The two are not timed in turns: other "
+                "work on the machine shows as bumps.",
                 "curves",
                 partial(plot_pace, name, told),
             )

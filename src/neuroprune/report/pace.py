@@ -9,29 +9,35 @@ from pathlib import Path
 from neuroprune.record import RunRecord
 from neuroprune.report.degrees import named
 from neuroprune.report.figure import GREY, canvas, legend, mark, save
-from neuroprune.report.numbers import baseline, dense_runs
+from neuroprune.report.numbers import baseline
 from neuroprune.report.runs import Cell
 
 _SHADES = "viridis"
 
 
-def relative_pace(records: Iterable[RunRecord], side: str) -> list[float]:
-    """Time of a step in each part of the training, as a share of that in the first part.
+def relative_pace(records: Iterable[RunRecord]) -> list[float]:
+    """Time of a step in each part of the training, times that of the dense run in the same part.
 
-    Each run is told in its own first part: what else the machine did meanwhile counts less than in
-    a comparison of two runs, and only where it changed in the course of one.
+    Both runs of a seed see the same batches in the same order, so that long and short batches
+    fall out; what else the machine did meanwhile does not.
 
     Args:
         records: one per seed.
-        side: "dense" or "pruned".
 
     Returns:
-        Means over the runs of as many parts as the longest has, 1 first; empty where no run tells
-        it.
+        Means over the runs of as many parts as the longest has; empty where no run tells both.
     """
-    told = [list(record.training.get(side, {}).get("pace", ())) for record in records]
-    parts = max(map(len, told), default=0)
-    shares = [[seconds / run[0] for seconds in run] for run in told if run and len(run) == parts]
+    sides = [
+        [record.training.get(side, {}).get("pace", ()) for side in ("pruned", "dense")]
+        for record in records
+    ]
+    told = [(pruned, dense) for pruned, dense in sides if pruned and len(pruned) == len(dense)]
+    parts = max((len(pruned) for pruned, _ in told), default=0)
+    shares = [
+        [a / b for a, b in zip(pruned, dense, strict=True)]
+        for pruned, dense in told
+        if len(pruned) == parts
+    ]
     return [statistics.fmean(values) for values in zip(*shares, strict=True)]
 
 
@@ -56,24 +62,21 @@ def plot_pace(series: str, cells: Sequence[Cell], path: Path) -> tuple[Path, Pat
         made.set_layout_engine("constrained")
         axes = made.subplots()
         shades = matplotlib.colormaps[_SHADES]
-        records = [record for cell in cells for record in cell.records]
-        told = dense_runs(r for r in records if relative_pace([r], "dense"))
-        lines = [(baseline(records), relative_pace(told, "dense"), GREY)]
-        for number, cell in enumerate(cells):
-            color = to_hex(shades(0.85 * number / max(len(cells) - 1, 1)))
-            lines.append((named(cell), relative_pace(cell.records, "pruned"), color))
         handles = {}
-        for name, heights, color in lines:
+        for number, cell in enumerate(cells):
+            heights = relative_pace(cell.records)
             if not heights:
                 continue
+            color = to_hex(shades(0.85 * number / max(len(cells) - 1, 1)))
             places = [100.0 * (part + 0.5) / len(heights) for part in range(len(heights))]
-            look = "--" if color == GREY else "-"
-            (handles[name],) = axes.plot(places, heights, color=color, linestyle=look)
+            (handles[named(cell)],) = axes.plot(places, heights, color=color)
             for place, height in zip(places, heights, strict=True):
                 (point,) = axes.plot([place], [height], marker="o", markersize=3, color=color)
-                mark(point, f"{name}: {height:.2f} of its first steps' time at {place:.0f}%")
+                mark(point, f"{cell.label}: {height:.2f} times the dense step at {place:.0f}%")
+        name = baseline(record for cell in cells for record in cell.records)
+        handles[name] = axes.axhline(1.0, color=GREY, linewidth=0.9, linestyle="--")
         axes.set(xlabel="share of the training (%)", xlim=(0.0, 100.0), ylim=(0.0, None))
-        axes.set_ylabel("time of a step\n(that of the run's first steps: 1)")
+        axes.set_ylabel(f"time of a step\n(x {name}, the same batches)")
         made.suptitle(f"{series}: time of a step", fontsize=11, x=0.02, ha="left")
         legend(made, list(handles.values()), list(handles), columns=4)
         return save(made, path)
