@@ -9,16 +9,14 @@ Usage: python benchmarks/head_importance.py RESULTS/EXPERIMENT --work WORK --dat
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from neuroprune.bench.config import RunConfig
-from neuroprune.evaluation import head_importance
+from neuroprune.bench.runner import kept_dense
+from neuroprune.evaluation.importance import head_importance, tell_importance_
 from neuroprune.record import RunRecord
 from neuroprune.tasks.models import load_model_and_tokenizer
 from neuroprune.tasks.preparation import prepare_task
@@ -38,23 +36,6 @@ def of_dense(place: Path, config: RunConfig, data_dir: Path) -> Mapping[str, lis
         place / "dense", config.task, num_labels=raw.num_labels
     )
     return head_importance(model, prepare_task(raw, tokenizer))
-
-
-def complete(record: RunRecord, importance: Mapping[str, list[float]]) -> RunRecord:
-    """A record with the importance of every head of its dense model.
-
-    Args:
-        record: one without it.
-        importance: by the name of the attention block.
-    """
-    dense = record.structure["dense"]
-    blocks = [
-        block | ({"importance": importance[block["name"]]} if block["name"] in importance else {})
-        for block in dense["blocks"]
-    ]
-    return dataclasses.replace(
-        record, structure={**record.structure, "dense": {**dense, "blocks": blocks}}
-    )
 
 
 def add(results: Path, kept: Path, data_dir: Path) -> list[str]:
@@ -77,15 +58,14 @@ def add(results: Path, kept: Path, data_dir: Path) -> list[str]:
             continue
         config = RunConfig.from_dict(record.config, str(path))
         place = kept / config.dense_digest
-        stored: dict[str, Any] = {}
-        if (place / "dense.json").is_file():
-            stored = json.loads((place / "dense.json").read_text(encoding="utf-8"))
-        if not stored or stored.get("metrics") != dict(record.metrics["dense"]):
+        stored = kept_dense(place)
+        if stored is None or stored.get("metrics") != record.metrics["dense"]:
             told.append(f"{path}: its dense model is not in {place}")
             continue
         if place.name not in known:
             known[place.name] = of_dense(place, config, data_dir)
-        complete(record, known[place.name]).save(path)
+        tell_importance_(record.structure["dense"], known[place.name])
+        record.save(path)
         told.append(f"{path}: done")
     return told
 

@@ -47,14 +47,7 @@ def config(place: Path, tmp_path: Path) -> RunConfig:
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A fresh process takes seconds to start; one test elsewhere uses it."""
-
-    def evaluate(config: Any, models: Any, data_dir: Any) -> dict[str, Any]:
-        return {
-            name: runner.evaluate_saved(config, directory, data_dir)["metrics"]
-            for name, directory in models.items()
-        }
-
-    monkeypatch.setattr(runner, "evaluate_fresh", evaluate)
+    monkeypatch.setattr(runner, "evaluate_fresh", tiny.evaluate_here)
     yield
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,13 +19,7 @@ def test_bench_runs_skips_and_renders(
 ) -> None:
     from neuroprune.bench import runner
 
-    def in_this_process(config: Any, models: Any, data_dir: Any) -> dict[str, Any]:
-        return {
-            name: runner.evaluate_saved(config, directory, data_dir)["metrics"]
-            for name, directory in models.items()
-        }
-
-    monkeypatch.setattr(runner, "evaluate_fresh", in_this_process)
+    monkeypatch.setattr(runner, "evaluate_fresh", tiny.evaluate_here)
     for method in ("neuroprune-prox", "l1-penalty"):
         path = work / "experiments/tiny" / method / "config.toml"
         tiny.write_config(path, place / "model")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import pytest
 from benchmarks.head_importance import add
@@ -17,10 +16,7 @@ from tests.bench import tiny
 
 
 def test_an_older_record_becomes_a_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def here(config: Any, models: Any, data_dir: Any) -> dict[str, Any]:
-        return {n: runner.evaluate_saved(config, m, data_dir)["metrics"] for n, m in models.items()}
-
-    monkeypatch.setattr(runner, "evaluate_fresh", here)
+    monkeypatch.setattr(runner, "evaluate_fresh", tiny.evaluate_here)
     tiny.write_data(tmp_path)
     tiny.write_model(tmp_path / "model")
     config = RunConfig.load(tiny.write_config(tmp_path / "config.toml", tmp_path / "model"))

@@ -23,7 +23,7 @@ from neuroprune.bench.training import RunError, TrainingResult, fine_tune, rehea
 from neuroprune.checkpoint import save_pretrained
 from neuroprune.choices import DENSE, FINETUNED
 from neuroprune.config import Config, ConfigError, method_name
-from neuroprune.evaluation.importance import head_importance
+from neuroprune.evaluation.importance import head_importance, tell_importance_
 from neuroprune.evaluation.quality import EvaluationError, evaluate
 from neuroprune.evaluation.size import size_report
 from neuroprune.evaluation.speed import compare_speed
@@ -89,9 +89,7 @@ def run(
     if dense is not None:
         _keep(dense, dense_run | {"head_importance": importance})
     sizes, speeds, structures = experiment.measure(dense_dir, pruned_dir)
-    for block in structures["dense"]["blocks"]:
-        if block["name"] in importance:
-            block["importance"] = importance[block["name"]]
+    tell_importance_(structures["dense"], importance)
     device = speeds.get("conditions", {}).get("device")
     return RunRecord(
         config=config.to_dict(),
@@ -202,7 +200,7 @@ class _Experiment:
     def dense(self, out: Path, shared: Path | None) -> tuple[Path, dict[str, Any]]:
         """Directory of the dense model, and what is known of its run; trained if need be."""
         directory = (shared or out) / "dense"
-        stored = None if shared is None else _kept(shared)
+        stored = None if shared is None else kept_dense(shared)
         if stored is not None and stored.get("digest") == self.config.dense_digest:
             self.progress.note(f"dense run of this setting and seed: {directory}")
             return directory, stored
@@ -378,7 +376,15 @@ def _use_threads(threads: int | None) -> int:
     return torch.get_num_threads()
 
 
-def _kept(folder: Path) -> dict[str, Any] | None:
+def kept_dense(folder: Path) -> dict[str, Any] | None:
+    """What is known of a dense run that was kept: its digest, training, metrics, importances.
+
+    Args:
+        folder: its folder, with `dense/`.
+
+    Returns:
+        None where there is none.
+    """
     file = folder / "dense.json"
     if not file.is_file() or not (folder / "dense").is_dir():
         return None

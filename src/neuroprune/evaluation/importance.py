@@ -76,6 +76,18 @@ def head_importance(
     }
 
 
+def tell_importance_(structure: Mapping[str, Any], importance: Mapping[str, list[float]]) -> None:
+    """Write the importance of heads into what a record says of the dense model, in place.
+
+    Args:
+        structure: as `topology.structure.structure` gives it.
+        importance: of `head_importance`.
+    """
+    for block in structure["blocks"]:
+        if block["name"] in importance:
+            block["importance"] = importance[block["name"]]
+
+
 def _finite(values: Tensor) -> list[float]:
     if not bool(torch.isfinite(values).all()):
         raise EvaluationError(

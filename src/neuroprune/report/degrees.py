@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuroprune.report.curves import Quantity, draw_line, weight_sparsity
-from neuroprune.report.figure import GREY, canvas, legend, mark, save, styles
+from neuroprune.report.figure import GREY, canvas, legend, mark, save, shade, styles
 from neuroprune.report.numbers import Spread, baseline
 from neuroprune.report.runs import Cell
 from neuroprune.report.structures import Block, Matrix
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SIDES = {"up": "MLP-in: connections of a neuron", "down": "MLP-out: connections of an output"}
-_SHADES = "viridis"
 _DENSE_LINE: Any = {"color": GREY, "linewidth": 0.9, "linestyle": "--"}
 
 
@@ -85,7 +84,12 @@ def _dense(cells: Iterable[Cell]) -> list[Block]:
     return [block for cell in cells for s in cell.structures for block in s.dense]
 
 
-def _baseline(cells: Iterable[Cell]) -> str:
+def baseline_of(cells: Iterable[Cell]) -> str:
+    """What the models of some cells are compared with, in a word; see `baseline`.
+
+    Args:
+        cells: of one experiment.
+    """
     return baseline(record for cell in cells for record in cell.records)
 
 
@@ -118,22 +122,18 @@ def plot_degrees(series: str, cells: Sequence[Cell], path: Path) -> tuple[Path, 
         ReportError: matplotlib is missing.
     """
     with canvas(8.6, 4.0) as made:
-        import matplotlib
-
         made.set_layout_engine("constrained")
         panels = made.subplots(1, 2, sharey=True)
-        shades = matplotlib.colormaps[_SHADES]
         handles = {}
         for axes, role in zip(panels, SIDES, strict=True):
             for number, cell in enumerate(cells):
-                color = shades(0.85 * number / max(len(cells) - 1, 1))
-                line = _draw_degrees(axes, cell, role, color)
+                line = _draw_degrees(axes, cell, role, shade(number, len(cells)))
                 if line is not None:
                     handles[named(cell)] = line
             shares = histogram(of_role(_dense(cells), role))
             if shares:
                 places = [i / len(shares) for i in range(len(shares))]
-                (handles[_baseline(cells)],) = axes.plot(
+                (handles[baseline_of(cells)],) = axes.plot(
                     places, at_least(shares), drawstyle="steps-post", **_DENSE_LINE
                 )
             axes.set(title=SIDES[role], xlabel="degree (share of the dense row)")
@@ -194,7 +194,7 @@ def plot_spread(
             every = [cell for cells in series.values() for cell in cells]
             dense = pooled_sd(of_role(_dense(every), role))
             if dense is not None:
-                handles[_baseline(every)] = axes.axhline(dense, **_DENSE_LINE)
+                handles[baseline_of(every)] = axes.axhline(dense, **_DENSE_LINE)
             axes.set(title=SIDES[role], xlabel=x.title, xlim=(-2.0, 102.0))
             axes.title.set_fontsize(10)
         panels[0].set_ylabel("sd of the degree")

@@ -27,6 +27,7 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 GREY = "#6B6B6B"
 LEGEND_COLUMNS = 5
+_SHADES = "viridis"
 _FEWEST = 3.0  # of what is counted, the width of an axis
 _MARK = re.compile(
     r'<(?P<tag>g|image)(?P<before>[^<>]*?) id="mark:(?P<part>[^"|]*)\|(?P<text>[^"]*)"'
@@ -133,6 +134,19 @@ def styles(names: Sequence[str]) -> dict[str, tuple[str, str]]:
     return {
         name: (PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(names)
     }
+
+
+def shade(number: int, of: int) -> str:
+    """Colour of a setting of one method, dark to light in the order of the settings.
+
+    Args:
+        number: of the setting, from 0.
+        of: how many there are.
+    """
+    import matplotlib
+    from matplotlib.colors import to_hex
+
+    return to_hex(matplotlib.colormaps[_SHADES](0.85 * number / max(of - 1, 1)))
 
 
 def whole_ticks(axes: Axes) -> None:

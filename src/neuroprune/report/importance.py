@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,7 +82,7 @@ def least_important(structure: Structure) -> list[float]:
     """
     every = sorted(removed_and_all(structure)[1])
     mean = statistics.fmean(every) if every else 0.0
-    return [statistics.fmean(every[: n + 1]) / mean for n in range(len(every))] if mean else []
+    return [sums / n / mean for n, sums in enumerate(accumulate(every), 1)] if mean else []
 
 
 def plot_importance(

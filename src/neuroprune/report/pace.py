@@ -7,12 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from neuroprune.record import RunRecord
-from neuroprune.report.degrees import named
-from neuroprune.report.figure import GREY, canvas, legend, mark, save
-from neuroprune.report.numbers import baseline
+from neuroprune.report.degrees import baseline_of, named
+from neuroprune.report.figure import GREY, canvas, legend, mark, save, shade
 from neuroprune.report.runs import Cell
-
-_SHADES = "viridis"
 
 
 def relative_pace(records: Iterable[RunRecord]) -> list[float]:
@@ -56,24 +53,20 @@ def plot_pace(series: str, cells: Sequence[Cell], path: Path) -> tuple[Path, Pat
         ReportError: matplotlib is missing.
     """
     with canvas(8.6, 4.0) as made:
-        import matplotlib
-        from matplotlib.colors import to_hex
-
         made.set_layout_engine("constrained")
         axes = made.subplots()
-        shades = matplotlib.colormaps[_SHADES]
         handles = {}
         for number, cell in enumerate(cells):
             heights = relative_pace(cell.records)
             if not heights:
                 continue
-            color = to_hex(shades(0.85 * number / max(len(cells) - 1, 1)))
+            color = shade(number, len(cells))
             places = [100.0 * (part + 0.5) / len(heights) for part in range(len(heights))]
             (handles[named(cell)],) = axes.plot(places, heights, color=color)
             for place, height in zip(places, heights, strict=True):
                 (point,) = axes.plot([place], [height], marker="o", markersize=3, color=color)
                 mark(point, f"{cell.label}: {height:.2f} times the dense step at {place:.0f}%")
-        name = baseline(record for cell in cells for record in cell.records)
+        name = baseline_of(cells)
         handles[name] = axes.axhline(1.0, color=GREY, linewidth=0.9, linestyle="--")
         axes.set(xlabel="share of the training (%)", xlim=(0.0, 100.0), ylim=(0.0, None))
         axes.set_ylabel(f"time of a step\n(x {name}, the same batches)")
