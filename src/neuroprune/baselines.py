@@ -11,12 +11,14 @@ from typing import Any
 from neuroprune.choices import (
     Apply,
     Distill,
+    Granularity,
     Structure,
     Training,
     check_choice,
     check_finite,
     check_flag,
     check_teacher,
+    check_whole,
 )
 from neuroprune.errors import ConfigError
 from neuroprune.settings import Config
@@ -94,9 +96,7 @@ class Magnitude(Config):
         check_finite(self, "target", 0.0, 0.999)
         check_finite(self, "begin", 0.0, 1.0)
         check_finite(self, "end", 0.0, 1.0)
-        check_finite(self, "every", 1)
-        if self.every != int(self.every):
-            raise ConfigError(f"Magnitude.every must be a whole number, got {self.every!r}.")
+        check_whole(self, "every", 1)
         check_finite(self, "eps", 0.0)
         if self.begin >= self.end:
             raise ConfigError(f"Magnitude.begin ({self.begin}) must be before end ({self.end}).")
@@ -108,35 +108,51 @@ class Movement(Budgeted):
     """Movement pruning: what moves away from zero stays, what moves towards it goes.
 
     Args:
-        structure: "units" scores whole heads and neurons (block movement whose blocks are units)
-            and removes them physically at the end of the ramp; "weights" scores single weights.
-        target: see `Budgeted`; for "weights" a share, or a target of `Weights`.
+        structure: "units" scores whole heads and neurons and removes them physically at the end of
+            the ramp; "weights" scores single weights; "blocks" scores squares of the attention
+            matrices, and whole neurons (hybrid block pruning).
+        target: see `Budgeted`; for "weights" and "blocks" a share, or a target of `Weights`.
+        block_size: side of the squares, in weights; 32 where "blocks" is given and this is not.
 
     Raises:
-        ConfigError: see `Budgeted`; or the target does not go with the structure.
+        ConfigError: see `Budgeted`; or the target or the block size does not go with the structure.
 
     Reference: Sanh et al. (2020), arXiv 2005.07683; Lagunas et al. (2021), arXiv 2109.04838.
     """
 
-    structure: Structure | str = Structure.UNITS
+    structure: Granularity | str = Granularity.UNITS
+    block_size: int | None = None
 
     def __post_init__(self) -> None:
-        check_choice(self, "structure", Structure)
+        check_choice(self, "structure", Granularity)
         super().__post_init__()
         if self.target is None:
             raise ConfigError("Movement needs a target, such as target=0.5: it has no strength.")
-        if self.structure is Structure.WEIGHTS:
+        if self.structure is not Granularity.UNITS:
             first, *others = self.target
             if isinstance(first, Structural) and not others:
                 object.__setattr__(self, "target", (Weights(first.sparsity),))
             elif not isinstance(first, Weights):
                 raise ConfigError(
-                    'Movement(structure="weights") needs a weight sparsity, such as target=0.8, '
-                    f"got {', '.join(map(str, self.target))}."
+                    f'Movement(structure="{self.structure}") needs a weight sparsity, such as '
+                    f"target=0.8, got {', '.join(map(str, self.target))}."
                 )
+        self._settle_block_size()
+
+    def _settle_block_size(self) -> None:
+        if self.structure is Granularity.BLOCKS and self.block_size is None:
+            object.__setattr__(self, "block_size", 32)
+        if self.block_size is None:
+            return
+        check_whole(self, "block_size", 1)
+        if self.structure is not Granularity.BLOCKS:
+            raise ConfigError(
+                "Movement.block_size is of squares of weights, and would do nothing with "
+                f'structure="{self.structure}". Set structure="blocks", or leave it out.'
+            )
 
     def _takes_weights(self) -> bool:
-        return self.structure is Structure.WEIGHTS
+        return self.structure is not Granularity.UNITS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -351,8 +367,6 @@ class Fisher(Targeted):
                 "Fisher.at must be above 0: gradients of some training steps are needed before "
                 f"the cut, got {self.at!r}."
             )
-        check_finite(self, "batches", 1, 1e6)
-        if self.batches != int(self.batches):
-            raise ConfigError(f"Fisher.batches must be a whole number, got {self.batches!r}.")
+        check_whole(self, "batches", 1, 1e6)
         for name in ("rearrange", "tune"):
             check_flag(self, name)

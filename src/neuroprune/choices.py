@@ -25,6 +25,19 @@ class Structure(StrEnum):
     UNITS = "units"
 
 
+class Granularity(StrEnum):
+    """What `Movement` scores and masks as one.
+
+    weights: single weights.
+    blocks: squares of attention matrices, and whole neurons.
+    units: whole heads and neurons, over all of their matrices.
+    """
+
+    WEIGHTS = "weights"
+    BLOCKS = "blocks"
+    UNITS = "units"
+
+
 class Training(StrEnum):
     """Whether gates are learnt together with the weights, or after them."""
 
@@ -101,6 +114,18 @@ def check_finite(owner: object, name: str, low: float, high: float = math.inf) -
         raise ConfigError(
             f"{type(owner).__name__}.{name} must be a finite number {bound}, got {value!r}."
         )
+
+
+def check_whole(owner: object, name: str, low: float, high: float = math.inf) -> None:
+    """Refuse a field of a configuration that is not a whole number in [low, high].
+
+    Raises:
+        ConfigError: the value is no such number.
+    """
+    check_finite(owner, name, low, high)
+    value = getattr(owner, name)
+    if value != int(value):
+        raise ConfigError(f"{type(owner).__name__}.{name} must be a whole number, got {value!r}.")
 
 
 def check_flag(owner: object, name: str) -> None:

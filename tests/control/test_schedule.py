@@ -121,6 +121,10 @@ def test_the_interval_is_never_less_than_a_step(share: float, ramp: float) -> No
     assert cut_interval(share, ramp) == 1
 
 
+def test_next_to_nothing_waits_for_the_end() -> None:
+    assert cut_interval(5e-324, 100.0) >= 10**6
+
+
 @pytest.mark.parametrize("begin", [0.0, 0.05, 0.33])
 @pytest.mark.parametrize("end", [0.4, 0.71, 1.0])
 @pytest.mark.parametrize("steps", [10, 37, 314])

@@ -56,7 +56,8 @@ def cut_interval(share: float, ramp: float, cost: float = CUT_COST) -> int:
     """
     if share <= 0.0 or ramp <= 0.0:
         return 1
-    return max(1, round(math.sqrt(2.0 * cost * ramp / share)))
+    steps = math.sqrt(2.0 * cost * ramp / share)  # infinite where the share is next to nothing
+    return max(1, round(min(steps, 1e9)))
 
 
 @dataclass(frozen=True)

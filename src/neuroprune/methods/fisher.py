@@ -27,8 +27,8 @@ from neuroprune.methods.costs import unit_counts
 from neuroprune.methods.feature_moments import FeatureMoments
 from neuroprune.methods.goals import Goal, achieved
 from neuroprune.methods.method import Method, StepSizeOf, schedule_length
-from neuroprune.methods.movement import loss_scale
 from neuroprune.methods.poorest import CLOSE, ROUNDS, closed, goals_of, read_goals, waits
+from neuroprune.methods.shadow import loss_scale
 from neuroprune.methods.units import (
     Block,
     fan_out,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -10,62 +10,16 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from neuroprune.anatomy import Anatomy
-from neuroprune.config import Config, ConfigError, Movement, Structure
-from neuroprune.core.movement import movement, movement_per_unit
-from neuroprune.core.selection import lowest_mask
+from neuroprune.config import Config, ConfigError, Granularity, Movement
+from neuroprune.core.movement import movement_per_unit
 from neuroprune.core.units import scale_units_
 from neuroprune.methods.connectivity import check_trained
-from neuroprune.methods.method import Method, StepSizeOf, trained
+from neuroprune.methods.method import Method, StepSizeOf
+from neuroprune.methods.movement_weights import MovementBlocks, MovementWeights
 from neuroprune.methods.ranked import RankedUnits
-from neuroprune.methods.ranked_weights import RankedWeights
+from neuroprune.methods.shadow import Shadow, check_resumable, loss_scale
 from neuroprune.methods.units import Block, kept_units, unit_number
 from neuroprune.plan import ShrinkPlan
-
-
-class Shadow:
-    """The weights w behind those that the forward pass uses, w' = w * mask.
-
-    Between two optimizer steps the parameters hold w'; the optimizer is given w.
-    """
-
-    def __init__(self) -> None:
-        self._own: dict[Tensor, Tensor] = {}
-        self._behind = False  # whether the parameters hold w', so that w is here alone
-
-    def of(self, parameter: Tensor) -> Tensor:
-        """w of a parameter.
-
-        Args:
-            parameter: the parameter.
-        """
-        behind = self._behind and parameter in self._own
-        return self._own[parameter] if behind else parameter.detach()
-
-    @torch.no_grad()
-    def save(self, parameters: Iterable[Tensor]) -> None:
-        """Remember w, which is about to be masked.
-
-        Args:
-            parameters: hold w.
-        """
-        for parameter in parameters:
-            if parameter in self._own:
-                self._own[parameter].copy_(parameter)
-            else:
-                self._own[parameter] = parameter.detach().clone()
-            self._behind = True
-
-    @torch.no_grad()
-    def restore_(self) -> None:
-        """Write w into the parameters, if it is behind them; the copies' memory is kept."""
-        for parameter, own in self._own.items() if self._behind else ():
-            parameter.copy_(own)
-        self._behind = False
-
-    def release_(self) -> None:
-        """Write w into the parameters, if it is behind them, and let go of the copies."""
-        self.restore_()
-        self._own = {}
 
 
 class MovementUnits(RankedUnits[Movement]):
@@ -98,9 +52,11 @@ class MovementUnits(RankedUnits[Movement]):
 
     @classmethod
     def variant(cls, config: Config) -> type[Method]:
-        """This one, or the one of single weights."""
-        weights = isinstance(config, Movement) and config.structure is Structure.WEIGHTS
-        return MovementWeights if weights else cls
+        """This one, or the one of single weights or of blocks of them."""
+        kinds = {Granularity.WEIGHTS: MovementWeights, Granularity.BLOCKS: MovementBlocks}
+        return (
+            kinds.get(Granularity(config.structure), cls) if isinstance(config, Movement) else cls
+        )
 
     def setup(self, anatomy: Anatomy, optimizer: Optimizer) -> None:
         """Measure the target; refuse blocks without gradients."""
@@ -204,143 +160,3 @@ class MovementUnits(RankedUnits[Movement]):
         check_resumable(int(state["step"]), self.ramp.first + 1, self.ramp.last)
         super().load_state_dict(state)
         self.movement = {name: torch.tensor(s) for name, s in state["movement"].items()}
-
-
-class MovementWeights(RankedWeights[Movement]):
-    """Single weights are masked by their movement, until a target of `Weights` is met.
-
-        S <- S - w * dL/dw',    w' = w * mask
-
-    Until the mask is final, what it takes may come back, and so may weights that were zero before.
-
-    Args:
-        config: with a target of `Weights`.
-        total_steps: optimizer steps of the whole training; needed.
-
-    Raises:
-        ConfigError: total_steps is missing.
-
-    Reference: Sanh et al. (2020), arXiv 2005.07683.
-    """
-
-    config_type: ClassVar = Movement
-
-    def __init__(self, config: Movement, total_steps: int | None = None) -> None:
-        super().__init__(config, total_steps)
-        self.movement: dict[Tensor, Tensor] = {}
-        self.masked: dict[Tensor, Tensor] = {}  # parameter -> weights out of the forward pass
-        self._shadow = Shadow()
-        self._optimizer: Optimizer | None = None
-        self._settled = False  # whether the mask is final
-
-    def setup(self, anatomy: Anatomy, optimizer: Optimizer) -> None:
-        """Refuse what cannot be reached."""
-        super().setup(anatomy, optimizer)
-        self._optimizer = optimizer
-
-    @torch.no_grad()
-    def observe_(self, anatomy: Anatomy) -> None:
-        """Score; keep the gradient from what is masked; give the optimizer the trained weights."""
-        if self._settled:
-            return
-        scale = loss_scale(self._optimizer)
-        for w in anatomy.matrices():
-            if w.grad is None:
-                continue
-            found = movement(self._shadow.of(w), w.grad)
-            self._of(w).add_(found, alpha=1.0 / scale)
-            if w in self.masked:
-                w.grad.masked_fill_(self.masked[w], 0.0)
-        self._shadow.restore_()
-
-    def _of(self, parameter: Tensor) -> Tensor:
-        if parameter not in self.movement:
-            self.movement[parameter] = torch.zeros_like(parameter, dtype=torch.float32)
-        return self.movement[parameter]
-
-    @torch.no_grad()
-    def prox_(self, anatomy: Anatomy, step_size_of: StepSizeOf) -> None:
-        """Mask what is lowest; after the ramp, hold it at zero."""
-        if self._settled:
-            super().prox_(anatomy, step_size_of)
-            return
-        self.step += 1
-        if self.step >= self.ramp.last:
-            self.mask_(anatomy, step_size_of, self.gone(anatomy))
-            self._settle(anatomy)
-            return
-        if self.ramp.is_due(self.step):
-            self._choose(anatomy, step_size_of, self.gone(anatomy))
-        self._shadow.save(self.masked)
-        for w, gone in self.masked.items():
-            w.masked_fill_(gone, 0.0)
-
-    def _choose(self, anatomy: Anatomy, step_size_of: StepSizeOf, gone: int) -> None:
-        matrices = [w for w in trained(tuple(anatomy.matrices()), step_size_of) if w.numel()]
-        count = gone - (anatomy.dense_weights - anatomy.kept_weights)
-        masks = lowest_mask([self._of(w) for w in matrices], count)
-        self.masked = dict(zip(matrices, masks, strict=True))
-
-    def mask_(self, anatomy: Anatomy, step_size_of: StepSizeOf, gone: int) -> None:
-        """Those of the lowest movement become zero for good."""
-        if not self._settled:
-            self._shadow.release_()
-            self._choose(anatomy, step_size_of, gone)
-            for w, mask in self.masked.items():
-                w.masked_fill_(mask, 0.0)
-
-    def _settle(self, anatomy: Anatomy) -> None:
-        self._settled = True
-        self.masked, self.movement = {}, {}
-        self._mask.remember(anatomy)
-
-    def zero_small_(self, anatomy: Anatomy, step_size_of: StepSizeOf) -> None:
-        """When training ends: meet the target, wherever the schedule stands."""
-        super().zero_small_(anatomy, step_size_of)
-        self._settle(anatomy)
-
-    def teardown(self) -> None:
-        """The weights come back from behind a mask that is not final."""
-        self._shadow.release_()
-        self.masked = {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue at the saved step.
-
-        Raises:
-            ConfigError: it is in the ramp or before it, of which the scores are not saved.
-        """
-        check_resumable(int(state["step"]), 1, self.ramp.last)
-        super().load_state_dict(state)
-        self._settled = self.step >= self.ramp.last
-
-
-def loss_scale(optimizer: Optimizer | None) -> float:
-    """The scale that gradients carry at this point: that of a GradScaler, with a fused optimizer.
-
-    Args:
-        optimizer: the torch optimizer.
-    """
-    scale = getattr(optimizer, "grad_scale", None)
-    return 1.0 if scale is None else float(scale)
-
-
-def check_resumable(step: int, first: int, end: int) -> None:
-    """Refuse to go on in the middle of a ramp.
-
-    Args:
-        step: where the state was saved.
-        first: first step whose state is not all in a checkpoint.
-        end: the step at which the mask becomes final.
-
-    Raises:
-        ConfigError: with the steps at which a run can be resumed.
-    """
-    if first <= step < end:
-        before = f", or of step {first - 1} or before" if first > 1 else ""
-        raise ConfigError(
-            f"the state is of step {step}, and Movement cannot go on from steps {first} to "
-            f"{end - 1}: the checkpoint holds the masked weights, but neither those behind the "
-            f"mask nor all of their scores. Resume from a checkpoint of step {end} or after"
-            f"{before}; or start the training anew."
-        )
