@@ -161,10 +161,9 @@ class MovementBlocks(MovementWeights):
         """Refuse what cannot be reached; lay out the blocks."""
         super().setup(anatomy, optimizer)
         side = int(self.config.block_size or 1)
-        for attention in anatomy.attentions:
-            for w in attention.matrices():
-                self._groups.append((w,))
-                self._tiles[w] = (side, side)
+        squares = [w for attention in anatomy.attentions for w in attention.matrices()]
+        self._groups = [(w,) for w in squares]
+        self._tiles = dict.fromkeys(squares, (side, side))
         for mlp in anatomy.mlps:
             *fan_in, out = mlp.matrices()
             self._groups.append((*fan_in, out))
