@@ -274,7 +274,7 @@ def test_the_target_is_met(
     (reached,) = pruner.reached.values()
     if structure != "units":
         assert found.weight_sparsity >= target - 1e-9
-        extra = found.structural_sparsity + 0.02
+        extra = found.structural_sparsity + (0.02 if structure == "blocks" else 0.01)
         assert found.weight_sparsity <= target + extra and reached == found.weight_sparsity
     else:
         assert target - 1e-9 <= found.structural_sparsity <= target + GRANULARITY

@@ -53,10 +53,10 @@ class MovementUnits(RankedUnits[Movement]):
     @classmethod
     def variant(cls, config: Config) -> type[Method]:
         """This one, or the one of single weights or of blocks of them."""
+        if not isinstance(config, Movement):
+            return cls
         kinds = {Granularity.WEIGHTS: MovementWeights, Granularity.BLOCKS: MovementBlocks}
-        return (
-            kinds.get(Granularity(config.structure), cls) if isinstance(config, Movement) else cls
-        )
+        return kinds.get(Granularity(config.structure), cls)
 
     def setup(self, anatomy: Anatomy, optimizer: Optimizer) -> None:
         """Measure the target; refuse blocks without gradients."""
