@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import os
@@ -19,9 +18,15 @@ from neuroprune.anatomy import anatomy_of
 from neuroprune.anatomy.inputs import sample_inputs
 from neuroprune.bench.config import RunConfig
 from neuroprune.bench.progress import Progress
-from neuroprune.bench.training import RunError, TrainingResult, fine_tune, rehearse
+from neuroprune.bench.training import (
+    RunError,
+    TrainingResult,
+    fine_tune,
+    rehearse,
+    taught_by_start,
+)
 from neuroprune.checkpoint import save_pretrained
-from neuroprune.choices import DENSE, FINETUNED
+from neuroprune.choices import FINETUNED
 from neuroprune.config import Config, ConfigError, method_name
 from neuroprune.evaluation.importance import head_importance, tell_importance_
 from neuroprune.evaluation.quality import EvaluationError, evaluate
@@ -163,9 +168,7 @@ class _Experiment:
     def rehearse(self) -> None:
         """Refuse a method that cannot do what it is asked, before anything is trained."""
         model, data = self._start()
-        method: Any = self.config.method
-        if getattr(method, "teacher", None) == FINETUNED:  # who is not there yet: the same shape
-            method = dataclasses.replace(method, teacher=DENSE)
+        method = taught_by_start(self.config.method)
         rehearse(model, self.config.training, method, len(data.train))
 
     def train(

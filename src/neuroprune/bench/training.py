@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import shutil
@@ -11,13 +12,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from neuroprune.bench.config import Optimizer, Precision, Schedule, TrainingConfig
 from neuroprune.checkpoint import save_pretrained
+from neuroprune.choices import DENSE, FINETUNED
 from neuroprune.config import Config, ConfigError
 from neuroprune.plan import ShrinkPlan
 from neuroprune.pruner import NonFiniteError, attach
@@ -95,6 +97,20 @@ class TrainingResult:
                 for entry in self.snapshots
             ]
         return out
+
+
+def taught_by_start(method: Config) -> Config:
+    """A method whose teacher is the model as it is, where it is the fine-tuned dense model.
+
+    That one has the same shape, and is not there before it is trained.
+
+    Args:
+        method: the pruning method.
+    """
+    if getattr(method, "teacher", None) != FINETUNED:
+        return method
+    changed: Any = method
+    return cast("Config", dataclasses.replace(changed, teacher=DENSE))
 
 
 def rehearse(model: Any, config: TrainingConfig, method: Config, examples: int) -> None:
