@@ -1,7 +1,8 @@
 """Dense against structurally shrunk models on a CUDA device.
 
 Shapes of BERT-base, T5-base and OPT-125m with random weights (speed does not depend on them), from
-which heads and neurons are removed evenly until 50, 80 and 95 % of the prunable weights are gone.
+which heads and neurons are removed, as many in every layer, until 50, 80 and 95 % of the prunable
+weights are gone.
 Dense and shrunk model take turns; times are medians of CUDA events, in float32 and bfloat16, for a
 forward pass and, where the model generates, for 32 new tokens. One RunRecord per shape and type is
 written as soon as it is measured. What does not fit into the time given is left out and named.
@@ -81,15 +82,19 @@ SHAPES = (
 
 
 def even_plan(model: Any, sparsity_wanted: float) -> ShrinkPlan:
-    """A plan that removes the same share of heads and of neurons in every block."""
+    """A plan of equal layers that removes the share of the prunable weights that is asked for.
+
+    Heads go by that share, rounded; neurons make up for what the rounding left or took too much.
+    """
     anatomy = neuroprune.anatomy_of(model)
-
-    def last(count: int) -> range:
-        return range(max(1, round(count * (1.0 - sparsity_wanted))), count)
-
+    share = 1.0 - sparsity_wanted
+    heads = {a.name: max(1, round(share * a.num_heads)) for a in anatomy.attentions}
+    in_heads = sum(heads[a.name] * a.weights_per_head for a in anatomy.attentions)
+    in_neurons = sum(m.d_ff * m.weights_per_neuron for m in anatomy.mlps)
+    left = (share * anatomy.dense_weights - in_heads) / in_neurons
     return ShrinkPlan(
-        {block.name: last(block.num_heads) for block in anatomy.attentions},
-        {block.name: last(block.d_ff) for block in anatomy.mlps},
+        {a.name: range(heads[a.name], a.num_heads) for a in anatomy.attentions},
+        {m.name: range(max(1, round(left * m.d_ff)), m.d_ff) for m in anatomy.mlps},
     )
 
 

@@ -207,7 +207,7 @@ def _check_same_question(model: Any, teacher: Any) -> None:
                 "compared. Use a teacher for the same task that reads the same tokens."
             )
     if classifies:
-        mine, other = (_label_names(m.config) for m in (model, teacher))
+        mine, other = (label_names(m.config) for m in (model, teacher))
         if mine != other and sorted(mine) == sorted(other):
             raise ConfigError(
                 f"the teacher has the labels in the order {other}, the model {mine}. Set id2label "
@@ -215,7 +215,12 @@ def _check_same_question(model: Any, teacher: Any) -> None:
             )
 
 
-def _label_names(config: Any) -> list[str]:
+def label_names(config: Any) -> list[str]:
+    """Names of a classifier's labels, by number.
+
+    Args:
+        config: of a transformers model.
+    """
     names = getattr(config, "id2label", None) or {}
     return [str(names[i]) for i in sorted(names)]
 

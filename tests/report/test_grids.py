@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from neuroprune.bench.tables import pairs_table
+from neuroprune.record import RunRecord
 from neuroprune.report.collect import collect
-from neuroprune.report.drawings import chosen, comparisons_of, not_drawn
-from neuroprune.report.grids import best_of_grids
-from tests.report.records import made_up
+from neuroprune.report.curves import equal_heads
+from neuroprune.report.drawings import chosen, comparisons_of, drawings, not_drawn
+from neuroprune.report.grids import best_of_grids, best_of_group
+from tests.report.records import made_up, structure
 
 # strength -> weight sparsity reached, accuracy
 _GRID = {
@@ -56,8 +59,37 @@ def test_the_best_of_each_level_stays(tmp_path: Path) -> None:
         "l1-weights-50",
     )
     said = " ".join(not_drawn(experiment))
-    assert "4 settings of its grids in no curve and no comparison" in said
+    assert (
+        "in no curve against sparsity and no comparison: 4 of the 8 settings of neuroprune" in said
+    )
     assert "the best accuracy within 5 points" in said
+
+
+def test_a_table_of_pairs_says_that_it_shows_the_best_of_a_grid(tmp_path: Path) -> None:
+    _save(tmp_path)
+    assert "4 of the 8 settings of neuroprune, a grid of which" in pairs_table(tmp_path, "grid")
+    _save(tmp_path / "few", size=6)
+    assert "a grid" not in pairs_table(tmp_path / "few", "grid")
+
+
+def test_equal_heads_have_the_best_of_a_grid_at_each_number_of_them(tmp_path: Path) -> None:
+    _save(tmp_path)
+    sizes = {label: 3 if label in ("1e-07", "0.001") else 2 for label in _GRID}
+    for strength, heads in sizes.items():
+        path = tmp_path / "grid" / f"neuroprune-alpha{strength}-beta0.1" / "seed-1.json"
+        record = RunRecord.load(path)
+        dataclasses.replace(record, structure=structure([list(range(heads))], [4])).save(path)
+    rival = made_up(1, 0.8, 0.0, 1.0, "dsp")
+    dataclasses.replace(rival, structure=structure([[0, 1, 2]], [4])).save(
+        tmp_path / "grid" / "dsp-heads3" / "seed-1.json"
+    )
+    (experiment,) = collect(tmp_path).experiments
+    (group,) = equal_heads(experiment)
+    assert len(group) == 3
+    best = best_of_group(group, experiment, "accuracy")
+    assert {cell.label for cell in best} == {"neuroprune-alpha0.001-beta0.1", "dsp-heads3"}
+    assert "neuroprune-alpha0.001-beta0.1" not in {c.label for c in chosen(experiment).cells}
+    assert any(d.stem.endswith("equal-heads") for d in drawings(collect(tmp_path)))
 
 
 def test_less_is_better_where_it_is(tmp_path: Path) -> None:

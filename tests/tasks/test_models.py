@@ -35,8 +35,7 @@ def encoder(folder, **more):
     """A directory with an encoder that has no head, and its tokenizer."""
     torch.manual_seed(3)
     words = tokenizer()
-    settings = {k: v for k, v in BERT.items() if k != "model_type"} | more
-    model = transformers.BertModel(transformers.BertConfig(**settings))
+    model = transformers.AutoModel.from_config(transformers.AutoConfig.for_model(**(BERT | more)))
     model.save_pretrained(folder)
     words.save_pretrained(folder)
     return folder
@@ -177,6 +176,69 @@ def test_a_head_of_another_size_is_refused(tmp_path):
     words.save_pretrained(tmp_path / "tuned")
     with pytest.raises(ModelSourceError, match=r"another number of labels, the task 'tiny' has 4"):
         load_model_and_tokenizer(tmp_path / "tuned", config, num_labels=4)
+
+
+LABELS = {"num_labels": 2, "label_names": ("yes", "no")}
+
+
+@pytest.fixture
+def classifier(tmp_path):
+    """A fine-tuned classifier of "yes" (0) and "no" (1), on disk, of one of several families."""
+
+    def make(family="bert", names=LABELS["label_names"], shrunk=False):
+        config = classification(tmp_path, max_length=32)
+        model, words = load_model_and_tokenizer(
+            encoder(tmp_path / "body", model_type=family),
+            config,
+            num_labels=2,
+            label_names=names,
+        )
+        if shrunk:
+            first = neuroprune.anatomy_of(model).mlps[0].name
+            neuroprune.shrink_(model, neuroprune.ShrinkPlan(remove_neurons={first: [0, 1, 2]}))
+        neuroprune.save_pretrained(model, tmp_path / "tuned", words)
+        return model, tmp_path / "tuned", config
+
+    return make
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+@pytest.mark.parametrize("shrunk", [False, True])
+def test_outputs_come_in_the_order_of_the_task(classifier, family, shrunk):
+    model, where, config = classifier(family, shrunk=shrunk)
+    turned = {"num_labels": 2, "label_names": ("No", "Yes")}
+    loaded, _ = load_model_and_tokenizer(where, config, **turned)
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(ids).logits, model(ids).logits.flip(-1))
+    assert loaded.config.id2label == {0: "No", 1: "Yes"}
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+@pytest.mark.parametrize("shrunk", [False, True])
+def test_other_labels_get_a_head_of_their_own(classifier, family, shrunk):
+    model, where, config = classifier(family, shrunk=shrunk)
+    others = {"num_labels": 2, "label_names": ("entailment", "not_entailment")}
+    first, again, other = (
+        load_model_and_tokenizer(where, config, seed=seed, **others)[0] for seed in (5, 5, 6)
+    )
+    assert same(first.base_model, model.base_model)
+    assert same(first, again)
+    for mine, old, drawn in zip(
+        *(m.classifier.parameters() for m in (first, model, other)), strict=True
+    ):
+        if mine.ndim == 2:
+            assert not torch.equal(mine, old)
+            assert not torch.equal(mine, drawn)
+            assert 0.01 < float(mine.detach().std()) < 0.04  # as transformers draws
+    kept, _ = load_model_and_tokenizer(where, config, new_head=False, **others)
+    assert same(kept, model)
+
+
+def test_labels_that_nobody_named_keep_their_head(classifier):
+    model, where, config = classifier(names=())
+    assert model.config.id2label[0] == "LABEL_0"
+    assert same(load_model_and_tokenizer(where, config, **LABELS)[0], model)
 
 
 def test_inputs_longer_than_the_positions_are_refused(tmp_path):

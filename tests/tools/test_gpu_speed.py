@@ -40,13 +40,25 @@ def test_without_a_device_it_says_so_and_exits_with_3(
 
 
 @pytest.mark.parametrize("wanted", [0.5, 0.8, 0.95])
-def test_an_even_plan_removes_the_share_asked_for(wanted: float) -> None:
-    model = _tiny_t5()
-    neuroprune.shrink_(model, gpu_speed.even_plan(model, wanted))
+@pytest.mark.parametrize("shape", gpu_speed.SHAPES, ids=lambda shape: shape.name)
+def test_an_even_plan_removes_the_share_asked_for(shape: gpu_speed.Shape, wanted: float) -> None:
+    with torch.device("meta"):
+        model = shape.build()
+    plan = gpu_speed.even_plan(model, wanted)
     anatomy = neuroprune.anatomy_of(model)
-    assert all(block.num_heads >= 1 for block in anatomy.attentions)
-    assert {block.d_ff for block in anatomy.mlps} == {round(40 * (1 - wanted))}
-    assert sparsity(anatomy).structural_sparsity == pytest.approx(wanted, abs=0.13)
+    per_head = {block.name: block.weights_per_head for block in anatomy.attentions}
+    per_neuron = {block.name: block.weights_per_neuron for block in anatomy.mlps}
+    gone = sum(len(units) * per_head[name] for name, units in plan.remove_heads.items())
+    gone += sum(len(units) * per_neuron[name] for name, units in plan.remove_neurons.items())
+    assert gone / anatomy.dense_weights == pytest.approx(wanted, abs=0.001)
+    assert len(set(map(len, plan.remove_heads.values()))) == 1
+    assert len(set(map(len, plan.remove_neurons.values()))) == 1
+
+
+def test_a_model_of_an_even_plan_is_that_sparse() -> None:
+    model = _tiny_t5()
+    neuroprune.shrink_(model, gpu_speed.even_plan(model, 0.5))
+    assert sparsity(neuroprune.anatomy_of(model)).structural_sparsity == pytest.approx(0.5)
 
 
 def test_every_workload_is_measured_at_every_sparsity(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,13 +18,7 @@ from neuroprune.anatomy import anatomy_of
 from neuroprune.anatomy.inputs import sample_inputs
 from neuroprune.bench.config import RunConfig
 from neuroprune.bench.progress import Progress
-from neuroprune.bench.training import (
-    RunError,
-    TrainingResult,
-    fine_tune,
-    rehearse,
-    taught_by_start,
-)
+from neuroprune.bench.training import RunError, TrainingResult, fine_tune, rehearse
 from neuroprune.checkpoint import save_pretrained
 from neuroprune.choices import FINETUNED
 from neuroprune.config import Config, ConfigError, method_name
@@ -168,8 +162,7 @@ class _Experiment:
     def rehearse(self) -> None:
         """Refuse a method that cannot do what it is asked, before anything is trained."""
         model, data = self._start()
-        method = taught_by_start(self.config.method)
-        rehearse(model, self.config.training, method, len(data.train))
+        rehearse(model, self.config.training, self.config.method, len(data.train))
 
     def train(
         self, method: Config | None, directory: Path, dense: Path | None = None
@@ -233,7 +226,7 @@ class _Experiment:
             return known
         self.progress.stage("measuring how much the dense model needs each head")
         assert self._data is not None  # since the rehearsal
-        model, _ = _load_saved(self.config, dense_dir, self.raw.num_labels)
+        model, _ = _load_saved(self.config, dense_dir, self.raw)
         try:
             return head_importance(model, self._data)
         except EvaluationError as error:
@@ -246,7 +239,7 @@ class _Experiment:
         settings = self.config.evaluation
         self.progress.stage("measuring size and speed")
         models = {
-            name: _load_saved(self.config, directory, self.raw.num_labels)[0]
+            name: _load_saved(self.config, directory, self.raw)[0]
             for name, directory in (("dense", dense_dir), ("pruned", pruned_dir))
         }
         inputs = (
@@ -299,8 +292,10 @@ def _write_tokens(count: int, model: Any, inputs: Mapping[str, Any]) -> Any:
     )
 
 
-def _load_saved(config: RunConfig, model: Path | str, num_labels: int | None) -> tuple[Any, Any]:
-    loaded, tokenizer = load_model_and_tokenizer(model, config.task, num_labels=num_labels)
+def _load_saved(config: RunConfig, model: Path | str, raw: RawTask) -> tuple[Any, Any]:
+    loaded, tokenizer = load_model_and_tokenizer(
+        model, config.task, num_labels=raw.num_labels, label_names=raw.label_names, new_head=False
+    )
     return loaded.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
 
 
@@ -322,7 +317,7 @@ def evaluate_saved(
     """
     _use_threads(config.training.threads)
     raw = read_task(config.task, data_dir, config.training.seed, with_train=False)
-    loaded, tokenizer = _load_saved(config, model, raw.num_labels)
+    loaded, tokenizer = _load_saved(config, model, raw)
     data = prepare_task(raw, tokenizer)
     metrics = evaluate(loaded, data, config.training.eval_batch_size)
     return {"metrics": metrics, "sizes": size_report(loaded).to_dict()}

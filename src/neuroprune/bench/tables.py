@@ -21,7 +21,7 @@ from neuroprune.bench.quotes import QuoteError, quote
 from neuroprune.record import RunRecord, differences, write_text_atomic
 from neuroprune.report.collect import collect
 from neuroprune.report.compare import alone, tallies, uncompared
-from neuroprune.report.drawings import chosen, comparisons_of
+from neuroprune.report.drawings import chosen, comparisons_of, not_chosen
 from neuroprune.report.rows import experiment_rows, in_order, overview_rows
 
 _OF_THE_DENSE_RUN = ("model", "task", "training")
@@ -166,6 +166,7 @@ def pairs_table(results: Path, name: str) -> str:
     sentences = [tally.sentence() for tally in tallies(compared)]
     left = alone([cell for e in shown for cell in uncompared(e, pairs[e.name])])
     sentences += [left] if left else []
+    sentences += [text[0].upper() + text[1:] for e in found.experiments if (text := not_chosen(e))]
     return f"{_markdown(_PAIRS, rows)}\n\n{' '.join([said, *sentences, *found.notes])}"
 
 

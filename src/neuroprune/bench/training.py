@@ -129,7 +129,7 @@ def rehearse(model: Any, config: TrainingConfig, method: Config, examples: int) 
     steps = _optimizer_steps(config, examples)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "none" if wants_snapshots(method) else None
-        attach(model, optimizer, method, steps, snapshot_dir=place).detach()
+        attach(model, optimizer, taught_by_start(method), steps, snapshot_dir=place).detach()
 
 
 def _optimizer_steps(config: TrainingConfig, examples: int) -> int:

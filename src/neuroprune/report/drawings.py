@@ -10,10 +10,10 @@ from pathlib import Path
 from neuroprune.report.compare import Comparison, compare
 from neuroprune.report.curves import equal_heads, plot_curves, plot_equal_heads, quality
 from neuroprune.report.degrees import plot_degrees, plot_spread
-from neuroprune.report.grids import NEAR, best_of_grids
+from neuroprune.report.grids import best_of_grids, best_of_group, dropped_from
 from neuroprune.report.heads import REFERENCE, by_method, plot_heads, plot_relative
 from neuroprune.report.importance import plot_importance, relative_importance
-from neuroprune.report.names import number, slug, unique
+from neuroprune.report.names import slug, unique
 from neuroprune.report.pace import plot_pace, relative_pace
 from neuroprune.report.patterns import plot_patterns
 from neuroprune.report.runs import Cell, Collection, Experiment
@@ -78,6 +78,16 @@ def chosen(experiment: Experiment) -> Experiment:
     return experiment if metric is None else best_of_grids(experiment, metric)
 
 
+def not_chosen(experiment: Experiment) -> str:
+    """What `chosen` leaves out, in words; empty for nothing.
+
+    Args:
+        experiment: the cells.
+    """
+    metric = main_metric(experiment)
+    return "" if metric is None else dropped_from(experiment, chosen(experiment), metric)
+
+
 def comparisons_of(experiment: Experiment) -> list[Comparison]:
     """Our cells with those of rivals, by the metric that counts; none where there is none.
 
@@ -115,12 +125,8 @@ def not_drawn(experiment: Experiment) -> Iterator[str]:
         if metric != first:
             yield f"curves and comparisons are of {metric}, since not every run has {first}."
         less = without_metric(experiment, metric)
-        many = len(experiment.cells) - len(chosen(experiment).cells)
-        if many:
-            yield (
-                f"{number(many, 'setting')} of its grids in no curve and no comparison: they show "
-                f"the best {metric} within {100 * NEAR:g} points of each of the paper's sparsities."
-            )
+        if not_chosen(experiment):
+            yield not_chosen(experiment)
         if less:
             yield f"not in the curves of {metric}, and not compared: {_listed(less)}."
     less = [cell for cell in experiment.cells if cell.sparsity("weight") is None]
@@ -167,6 +173,7 @@ def _of(experiment: Experiment) -> Iterator[Drawing]:
     metric = main_metric(experiment)
     if metric is not None:
         yield from _curves(chosen(experiment), metric)
+        yield from _equal_heads(experiment, metric)
     yield from _paces(chosen(experiment))
     shown = _shown(experiment)
     if shown:
@@ -178,8 +185,8 @@ def _of(experiment: Experiment) -> Iterator[Drawing]:
 
 
 def _curves(experiment: Experiment, metric: str) -> Iterator[Drawing]:
-    make = partial(Drawing, experiment.name, kind="curves")
-    yield make(
+    yield Drawing(
+        experiment.name,
         f"{experiment.slug}-curves",
         "Quality, speed and training time",
         "Against weight sparsity, where a removed unit and a single zero count alike, and, where "
@@ -187,17 +194,24 @@ def _curves(experiment: Experiment, metric: str) -> Iterator[Drawing]:
         "the seeds, the dense model in grey. Speeds are ratios of medians timed in turns. The two "
         "trainings of a run are not timed in turns: other work on the machine moves that row. "
         "After Figures 4, 5 and 11 of the paper.",
-        draw=partial(plot_curves, experiment, metric),
+        "curves",
+        partial(plot_curves, experiment, metric),
     )
-    groups = equal_heads(experiment)
+
+
+def _equal_heads(experiment: Experiment, metric: str) -> Iterator[Drawing]:
+    """Of a grid the best at each number of heads, not those that are best at a sparsity."""
+    groups = [best_of_group(g, experiment, metric) for g in equal_heads(experiment)]
     if groups:
-        yield make(
+        yield Drawing(
+            experiment.name,
             f"{experiment.slug}-equal-heads",
             "Quality against sparsity, at equal heads",
             "Methods that leave equally many heads, on average within half a head, are joined by a "
-            "grey line; the number of heads stands beside each point. Further right is sparser. "
-            "After Figure 6 of the paper.",
-            draw=partial(plot_equal_heads, experiment, groups, metric),
+            "grey line; the number of heads stands beside each point. Further right is sparser. Of "
+            "a grid of strengths the best at each number counts. After Figure 6 of the paper.",
+            "curves",
+            partial(plot_equal_heads, experiment, groups, metric),
         )
 
 

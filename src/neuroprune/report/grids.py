@@ -7,8 +7,10 @@ A method without a target is run over a grid, and what it reaches is read off af
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 
+from neuroprune.report.names import number
 from neuroprune.report.numbers import LESS_IS_BETTER, number_of
 from neuroprune.report.runs import Cell, Experiment
 
@@ -36,6 +38,55 @@ def best_of_grids(experiment: Experiment, metric: str) -> Experiment:
     return dataclasses.replace(experiment, cells=kept) if dropped else experiment
 
 
+def best_of_group(cells: Sequence[Cell], experiment: Experiment, metric: str) -> list[Cell]:
+    """Of some cells, those of no grid, and the best of each grid.
+
+    Args:
+        cells: such as those that leave equally many heads.
+        experiment: where they are from.
+        metric: name of the quality metric.
+    """
+    dropped: set[str] = set()
+    for line in filter(_is_grid, experiment.series.values()):
+        names = {cell.label for cell in line}
+        ranked = sorted((cell for cell in cells if cell.label in names), key=_quality(metric))
+        dropped |= {cell.label for cell in ranked[:-1]}
+    return [cell for cell in cells if cell.label not in dropped]
+
+
+def dropped_from(experiment: Experiment, shown: Experiment, metric: str) -> str:
+    """What `best_of_grids` left out, in words; empty for nothing.
+
+    Args:
+        experiment: the cells.
+        shown: those that were left.
+        metric: name of the quality metric.
+    """
+    lines = [
+        f"{len(left)} of the {number(len(cells), 'setting')} of {name}"
+        for name, cells in experiment.series.items()
+        if (left := [cell for cell in cells if cell not in shown.cells])
+    ]
+    if not lines:
+        return ""
+    return (
+        f"in no curve against sparsity and no comparison: {', '.join(lines)}, a grid of which the "
+        f"best {metric} within {100 * NEAR:g} points of each of the paper's sparsities counts, "
+        "chosen by the results that are shown."
+    )
+
+
+def _quality(metric: str) -> Callable[[Cell], float]:
+    """How good a cell is, whichever way the metric goes; one without it is worst."""
+    sign = -1.0 if metric in LESS_IS_BETTER else 1.0
+
+    def of(cell: Cell) -> float:
+        found = cell.spread(lambda r: number_of(r, "metrics", "pruned", metric))
+        return -math.inf if found is None else sign * found.mean
+
+    return of
+
+
 def _is_grid(cells: list[Cell]) -> bool:
     return len(cells) > len(LEVELS) and not any(_is_asked(cell) for cell in cells)
 
@@ -48,14 +99,13 @@ def _is_asked(cell: Cell) -> bool:
 def _best(cells: list[Cell], metric: str) -> set[str]:
     """Labels of the best cell at each level."""
     best: dict[float, tuple[float, str]] = {}
-    sign = -1.0 if metric in LESS_IS_BETTER else 1.0
+    quality = _quality(metric)
     for cell in cells:
         reached = cell.sparsity("weight")
-        quality = cell.spread(lambda r: number_of(r, "metrics", "pruned", metric))
-        if reached is None or quality is None:
+        if reached is None or quality(cell) == -math.inf:
             continue
         level = min(LEVELS, key=lambda at: abs(at - reached.mean))
         if abs(level - reached.mean) <= NEAR:
-            found = (sign * quality.mean, cell.label)
+            found = (quality(cell), cell.label)
             best[level] = max(best.get(level, found), found)
     return {label for _, label in best.values()}

@@ -12,6 +12,7 @@ from typing import Any
 from neuroprune.checkpoint import PLAN_FILE, from_pretrained
 from neuroprune.tasks.config import TaskConfig
 from neuroprune.tasks.errors import ModelSourceError
+from neuroprune.tasks.heads import draw_head_, reorder_head_
 from neuroprune.tasks.hub import offline_mode, unreachable
 from neuroprune.tasks.packages import package_folder
 from neuroprune.tasks.presets import Kind
@@ -39,11 +40,13 @@ def load_model_and_tokenizer(
     seed: int = 0,
     texts: Iterable[str] | None = None,
     label_names: Sequence[str] = (),
+    new_head: bool = True,
 ) -> tuple[Any, Any]:
     """A model with the head that a task needs, in float32 and eval mode, and its tokenizer.
 
     The same arguments give identical weights, new heads and models from scratch included; the
-    caller's random state is left as it was.
+    caller's random state is left as it was. The outputs of a saved classifier that has the task's
+    labels in another order are put into the order of the task.
 
     Args:
         source: a local directory (one that `neuroprune.save_pretrained` wrote, too), a hub name,
@@ -55,6 +58,8 @@ def load_model_and_tokenizer(
         seed: of the weights that are drawn.
         texts: training texts (`RawTask.texts()`), read for a model from scratch only.
         label_names: names of the classes, kept in the model's config.
+        new_head: draw a new head where the saved one is of other labels; False keeps it, and the
+            labels count in their order.
 
     Returns:
         The model and the tokenizer.
@@ -79,6 +84,8 @@ def load_model_and_tokenizer(
             where = resolve_source(source)
             tokenizer = load_tokenizer(where)
             model = _load(where, config, num_labels)
+            if label_names and not reorder_head_(model, label_names) and new_head:
+                draw_head_(model)
     _agree(model, tokenizer, config)
     if config.task_kind is Kind.CLASSIFICATION:
         _name_labels(model, config, label_names)
