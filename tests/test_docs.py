@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
+import tomllib
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from neuroprune.bench.config import EvaluationConfig, ModelConfig, RunConfig, TrainingConfig
+from neuroprune.config import METHODS
+from neuroprune.tasks import TaskConfig
 
 ROOT = Path(__file__).parent.parent
 TABLE = (ROOT / "docs" / "paper_to_code.md").read_text(encoding="utf-8")
@@ -84,3 +90,27 @@ def test_every_call_of_a_method_is_told_as_it_is() -> None:
             assert told[name] == list(inspect.signature(member).parameters)[1:]
         else:
             assert f"`{name}" in text
+
+
+@pytest.mark.parametrize("kind", [ModelConfig, TaskConfig, TrainingConfig, EvaluationConfig])
+def test_every_setting_of_an_experiment_file_is_told(kind: type) -> None:
+    told = (ROOT / "docs" / "experiment_files.md").read_text(encoding="utf-8")
+    missing = [f.name for f in dataclasses.fields(kind) if f"`{f.name}`" not in told]
+    assert not missing
+
+
+def test_the_experiment_file_that_is_shown_is_one() -> None:
+    told = (ROOT / "docs" / "experiment_files.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"```toml\n(.*?)```", told, re.S)
+    config = RunConfig.from_dict(tomllib.loads(shown))
+    assert config.task.columns == {"text": "body", "label": "queue"}
+    assert config.seeds == (1, 2, 3)
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_every_method_has_a_card_with_its_settings(name: str) -> None:
+    card = ROOT / "docs" / "methods" / f"{name.replace('-', '_')}.md"
+    told = card.read_text(encoding="utf-8")
+    missing = [f.name for f in dataclasses.fields(METHODS[name]) if f"`{f.name}`" not in told]
+    assert not missing
+    assert f'name = "{name}"' in told

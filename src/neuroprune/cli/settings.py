@@ -75,7 +75,7 @@ def load_config(
         seed: in place of `[training] seed`.
         threads: in place of `[training] threads`.
         settings: "table.name=value" each, the value as in TOML; bare words are text. They come
-            last.
+            last. A source of data takes the place of the configuration's.
         asked: in place of `[method]`.
 
     Raises:
@@ -109,6 +109,7 @@ def changed(
 ) -> RunConfig:
     """A configuration with the command line's changes; see `load_config`."""
     from neuroprune.bench.config import RunConfig
+    from neuroprune.tasks.config import SOURCES
 
     data = config.to_dict()
     for name in ("begin", "end"):  # not chosen: it may be another with what is asked for now
@@ -120,6 +121,8 @@ def changed(
         data["method"] = dict(asked.method(data["method"]))
     for text in settings or ():
         table, name, value = _parse(text)
+        if table == "task" and name in SOURCES:  # one takes the place of another
+            data["task"] = {k: v for k, v in data["task"].items() if k not in SOURCES}
         data.setdefault(table, {})[name] = value
     if threads is not None:
         data["training"]["threads"] = threads

@@ -144,15 +144,16 @@ def _times(spread: Spread | None, factor: float) -> Spread | None:
     return None if spread is None else spread.times(factor)
 
 
-def rows_of(experiment: Experiment, metric: str) -> list[Quantity]:
+def rows_of(experiment: Experiment, *metrics: str) -> list[Quantity]:
     """What can be shown of an experiment: quality, speeds, and the time of the training.
 
     Args:
         experiment: the cells.
-        metric: name of the quality metric.
+        metrics: names of quality metrics.
     """
     batches = sorted({int(b) for r in experiment.records for b in r.speeds.get("dense", {})})
-    wanted = [quality(experiment, metric), *(speed(experiment, b) for b in batches)]
+    wanted = [quality(experiment, metric) for metric in metrics]
+    wanted += [speed(experiment, batch) for batch in batches]
     wanted.append(training_time(experiment))
     return [q for q in wanted if any(q.of(cell) is not None for cell in experiment.cells)]
 

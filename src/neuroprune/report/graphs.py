@@ -18,8 +18,9 @@ NOTES = (
     "shared, 0 to 1. Strongest 5%: the graph of the strongest connections, at equal density in "
     "both models. Modularity above that of random graphs means groups that talk among themselves; "
     "sigma above 1 means a small world. Effective rank is a share of a matrix's smaller side. A "
-    "heavy tail fits a power law better than an exponential, and no worse than a lognormal; blocks "
-    "whose tail is too short for a fit do not count, nor do blocks without a sigma."
+    "heavy tail fits a power law better than an exponential, and no worse than a lognormal; "
+    "networks that are called scale-free have exponents of 2 to 3. Blocks whose tail is too short "
+    "for a fit do not count, as where all degrees are equal, nor do blocks without a sigma."
 )
 
 
@@ -45,9 +46,8 @@ def _rank(block: _Block) -> float | None:
     return statistics.fmean(shares) if shares else None
 
 
-def _tail(block: _Block) -> float | None:
+def _heavy(tail: Mapping[str, Any]) -> float | None:
     """As `TailFit.is_heavy`, 1 or 0; None where the tail has no fit."""
-    tail = block["backbone"]["degrees"]["tail"]
     against, other = tail["exponential"], tail["lognormal"]
     if against is None or other is None:
         return None
@@ -58,11 +58,16 @@ def _tail(block: _Block) -> float | None:
 _MEASURES: Mapping[str, tuple[Callable[[_Block], float | None], str]] = {
     "mean degree": (lambda b: b["degrees"]["mean"], ".0f"),
     "Gini of degrees": (lambda b: b["degrees"]["gini"], ".2f"),
+    "degrees: exponent of a power law": (lambda b: b["degrees"]["tail"]["alpha"], ".1f"),
+    "degrees: blocks with a heavy tail": (lambda b: _heavy(b["degrees"]["tail"]), ".0%"),
     "strongest 5%: Gini": (lambda b: b["backbone"]["degrees"]["gini"], ".2f"),
     "strongest 5%: modularity": (lambda b: b["backbone"]["modularity"], ".2f"),
     "the same, random graphs": (lambda b: b["backbone"]["modularity_random"], ".2f"),
     "strongest 5%: sigma": (lambda b: b["backbone"]["small_world"]["sigma"], ".2f"),
-    "share of blocks with a heavy tail": (_tail, ".0%"),
+    "strongest 5%: blocks with a heavy tail": (
+        lambda b: _heavy(b["backbone"]["degrees"]["tail"]),
+        ".0%",
+    ),
     "effective rank": (_rank, ".0%"),
 }
 

@@ -38,6 +38,19 @@ def best_of_grids(experiment: Experiment, metric: str) -> Experiment:
     return dataclasses.replace(experiment, cells=kept) if dropped else experiment
 
 
+def level_of(cell: Cell) -> float | None:
+    """Which of the paper's sparsities a cell has, in zeros, within `NEAR`; None for none.
+
+    Args:
+        cell: a setting of a method.
+    """
+    reached = cell.sparsity("weight")
+    if reached is None:
+        return None
+    level = min(LEVELS, key=lambda at: abs(at - reached.mean))
+    return level if abs(level - reached.mean) <= NEAR else None
+
+
 def best_of_group(cells: Sequence[Cell], experiment: Experiment, metric: str) -> list[Cell]:
     """Of some cells, those of no grid, and the best of each grid.
 
@@ -101,11 +114,8 @@ def _best(cells: list[Cell], metric: str) -> set[str]:
     best: dict[float, tuple[float, str]] = {}
     quality = _quality(metric)
     for cell in cells:
-        reached = cell.sparsity("weight")
-        if reached is None or quality(cell) == -math.inf:
-            continue
-        level = min(LEVELS, key=lambda at: abs(at - reached.mean))
-        if abs(level - reached.mean) <= NEAR:
+        level = level_of(cell)
+        if level is not None and quality(cell) > -math.inf:
             found = (quality(cell), cell.label)
             best[level] = max(best.get(level, found), found)
     return {label for _, label in best.values()}

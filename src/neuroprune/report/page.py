@@ -21,6 +21,7 @@ from neuroprune.report.compare import Comparison, alone, tallies, uncompared
 from neuroprune.report.drawings import Drawing, chosen, comparisons_of, drawings, not_drawn
 from neuroprune.report.figure import ReportError
 from neuroprune.report.graphs import HEADER, NOTES, graph_summary
+from neuroprune.report.levels import level_rows
 from neuroprune.report.numbers import machines
 from neuroprune.report.rows import experiment_rows, in_order
 from neuroprune.report.runs import Collection, Experiment, lacking
@@ -182,6 +183,7 @@ def _context(
         "experiments": [
             _section(e, compared[e.name], drawn)
             | {
+                "levels": level_rows(shown[e.name]),
                 "alone": alone(uncompared(shown[e.name], compared[e.name])),
                 "graphs": graphs[e.name],
             }

@@ -114,6 +114,8 @@ def kv_heads_kept(block: AttentionBlock, heads: Tensor) -> Tensor:
     group = block.num_heads // max(block.num_kv_heads, 1)
     if group <= 1:
         return heads
+    if heads.is_meta:  # a cut of before is made again on a model without values
+        return heads[: len(heads) // group]
     owners: Tensor
     owners, counts = torch.unique(heads // group, return_counts=True)
     if bool((counts != group).any()):

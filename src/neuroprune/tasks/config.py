@@ -13,7 +13,7 @@ from neuroprune.tasks.presets import DEFAULTS, SETTINGS, Kind, find_preset, spli
 
 __all__ = ["Kind", "TaskConfig"]
 
-_SOURCES = ("dataset", "files", "package")
+SOURCES = ("dataset", "files", "package")
 _COLUMNS = ("text_column", "text_pair_column", "label_column", "source_column", "target_column")
 _PER_KIND = frozenset().union(*SETTINGS.values())
 
@@ -124,7 +124,7 @@ class TaskConfig(Config):
         return out
 
     def _check_source(self) -> None:
-        given = [name for name in _SOURCES if getattr(self, name) is not None]
+        given = [name for name in SOURCES if getattr(self, name) is not None]
         if len(given) != 1:
             raise ConfigError(
                 "TaskConfig needs exactly one source of data: dataset (a hub name), files (paths "
