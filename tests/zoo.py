@@ -106,6 +106,24 @@ def _opt(**kwargs: Any) -> nn.Module:
     return OPTForCausalLM(config)
 
 
+def _llama(**kwargs: Any) -> nn.Module:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    settings = {
+        "hidden_size": D_MODEL,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": HEADS,
+        "intermediate_size": D_FF,
+        "vocab_size": VOCAB,
+        "max_position_embeddings": 64,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    return LlamaForCausalLM(LlamaConfig(**settings | kwargs))
+
+
 ZOO: dict[str, Callable[..., nn.Module]] = {
     "bert": _bert,
     "bert-cross": _bert_cross,
@@ -114,9 +132,10 @@ ZOO: dict[str, Callable[..., nn.Module]] = {
     "t5": lambda **kwargs: _t5("relu", **kwargs),
     "t5-gated": lambda **kwargs: _t5("gated-gelu", **kwargs),
     "opt": _opt,
+    "llama": _llama,
 }
 FAMILIES = tuple(ZOO)
-GENERATIVE = ("t5", "t5-gated", "opt")
+GENERATIVE = ("t5", "t5-gated", "opt", "llama")
 
 
 def make_model(family: str, seed: int = 0, attention: str = "sdpa") -> Any:

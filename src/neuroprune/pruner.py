@@ -346,7 +346,7 @@ class Pruner:
         if self._distillation is not None and not self._distillation.answered:
             raise PrunerError(
                 "the teacher had no say in this step: no forward pass in training mode returned a "
-                "loss. Call model.train(), give the model its labels, train on the loss it returns. "
+                "loss. Call model.train(), give the model labels, train on the loss it returns. "
                 "(The Trainer keeps labels back for label_smoothing_factor, compute_loss_func.)"
             )
         self.method.observe_(self.anatomy)

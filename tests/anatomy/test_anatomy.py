@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from neuroprune.anatomy import AnatomyError, AttentionPattern, Family, MLPPattern, anatomy_of
+from neuroprune.anatomy.patterns import linear_at
 from neuroprune.plan import ShrinkPlan
 from neuroprune.surgery import shrink_
 from tests.zoo import D_FF, D_MODEL, FAMILIES, HEAD_DIM, HEADS, LAYERS, make_model
@@ -27,7 +28,7 @@ def test_every_block_is_found_once(family: str) -> None:
         assert block.weights_per_head * HEADS == sum(m.numel() for m in block.matrices())
     for mlp in anatomy.mlps:
         assert mlp.d_ff == D_FF
-        assert (mlp.gate_proj is not None) == (family == "t5-gated")
+        assert (mlp.gate_proj is not None) == (family in ("t5-gated", "llama"))
         assert mlp.weights_per_neuron * D_FF == sum(m.numel() for m in mlp.matrices())
     assert anatomy.dense_weights == sum(m.numel() for m in anatomy.matrices())
 
@@ -118,3 +119,11 @@ def test_a_config_with_the_plan_of_other_shapes_is_refused() -> None:
     shrink_(model, ShrinkPlan(remove_neurons={"encoder.layer.0.mlp": [0]}))
     with pytest.raises(AnatomyError, match="from_pretrained"):
         anatomy_of(BertModel(model.config))
+
+
+def test_a_gpt2_that_is_declared_is_refused_with_the_reason() -> None:
+    from transformers import GPT2Config, GPT2Model
+
+    model = GPT2Model(GPT2Config(n_embd=D_MODEL, n_layer=1, n_head=HEADS, vocab_size=60))
+    with pytest.raises(AnatomyError, match="is a Conv1D, as GPT-2 has them"):
+        linear_at(model, "h.0.attn.c_attn")

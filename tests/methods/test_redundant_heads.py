@@ -57,6 +57,8 @@ def rewrite_(layer: nn.Linear, to: int, source: int, change: Tensor, width: int 
 def copy_head_(block: AttentionBlock, to: int, source: int, seed: int) -> None:
     """Make head `to` compute what head `source` does, written in other bases; W_O scaled by 2."""
     r, s = basis(seed), basis(seed + 1)
+    if block.is_rotary:  # the rotations are written in one basis
+        r = torch.eye(HEAD_DIM, dtype=torch.float64)
     rewrite_(block.q_proj, to, source, r)
     rewrite_(block.k_proj, to, source, torch.linalg.inv(r).T)
     rewrite_(block.v_proj, to, source, s)

@@ -28,6 +28,9 @@ class AttentionBlock:
         head_attributes: attributes of `owner` that hold the number of heads.
         width_attributes: attributes of `owner` that hold num_heads * head_dim.
         shares_position_bias: True where a bias per head of the dense model is handed to this block.
+        is_rotary: True where queries and keys are rotated by their positions.
+        group_attribute: attribute of `owner` that holds `group_size`; None where there is none.
+        empty_group_size: `group_size` for a block without heads, whose weights do not tell it.
     """
 
     name: str
@@ -41,6 +44,9 @@ class AttentionBlock:
     head_attributes: tuple[str, ...] = ()
     width_attributes: tuple[str, ...] = ()
     shares_position_bias: bool = False
+    is_rotary: bool = False
+    group_attribute: str | None = None
+    empty_group_size: int = 1
 
     @property
     def num_heads(self) -> int:
@@ -53,14 +59,25 @@ class AttentionBlock:
         return self.k_proj.weight.shape[0] // self.head_dim
 
     @property
-    def weights_per_head(self) -> int:
-        """Weights (no biases) that go with one head: its q, k, v rows and W_O columns.
+    def group_size(self) -> int:
+        """Query heads that share one key/value head; 1 where each has its own."""
+        kv_heads = self.num_kv_heads
+        return self.num_heads // kv_heads if kv_heads else self.empty_group_size
+
+    @property
+    def weights_per_group(self) -> int:
+        """Weights (no biases) of heads that stand or fall together: q, k, v rows, W_O columns.
 
         Of the matrices as they stand: rows of inputs that were removed are shorter.
         """
-        projections = (self.q_proj, self.k_proj, self.v_proj)
-        fan_in = sum(p.weight.shape[1] for p in projections)
-        return self.head_dim * (fan_in + self.o_proj.weight.shape[0])
+        own = self.q_proj.weight.shape[1] + self.o_proj.weight.shape[0]
+        shared = self.k_proj.weight.shape[1] + self.v_proj.weight.shape[1]
+        return self.head_dim * (self.group_size * own + shared)
+
+    @property
+    def weights_per_head(self) -> float:
+        """Weights that go with one query head; of shared keys and values it has its part."""
+        return self.weights_per_group / self.group_size
 
     def matrices(self) -> tuple[Tensor, ...]:
         """The weights of q, k, v and o."""
@@ -228,15 +245,19 @@ class Anatomy:
         Args:
             block: the block as it stands.
         """
-        removed = sum(
-            self.lineage.removed_inputs(block.name, group) * len(layers)
+        removed = {
+            layer: self.lineage.removed_inputs(block.name, group)
             for group, layers in block.readers().items()
-        )
+            for layer in layers
+        }
         if isinstance(block, AttentionBlock):
-            per_head = block.weights_per_head + block.head_dim * removed
-            weights = self.lineage.heads[block.name] * per_head
+            size = block.group_size
+            rows = sum(n * (size if p is block.q_proj else 1) for p, n in removed.items())
+            per_group = block.weights_per_group + block.head_dim * rows
+            weights = self.lineage.heads[block.name] // size * per_group
         else:
-            weights = self.lineage.neurons[block.name] * (block.weights_per_neuron + removed)
+            per_neuron = block.weights_per_neuron + sum(removed.values())
+            weights = self.lineage.neurons[block.name] * per_neuron
         if not self.lineage.plan.remove_hidden:
             return weights
         # Every matrix of a block has one side that is the stream's width.

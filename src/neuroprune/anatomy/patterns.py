@@ -30,6 +30,9 @@ class AttentionPattern:
         is_cross: True for cross-attention.
         optional: True where a model of the family may lack these blocks.
         shares_position_bias: True where one block's position bias is handed to all others.
+        is_rotary: True where queries and keys are rotated by their positions.
+        group_attribute: attribute of `owner` that holds how many query heads share a key/value
+            head.
     """
 
     path: str
@@ -44,6 +47,8 @@ class AttentionPattern:
     is_cross: bool = False
     optional: bool = False
     shares_position_bias: bool = False
+    is_rotary: bool = False
+    group_attribute: str | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,8 @@ class Family:
         d_ff_key: config key of the MLP width.
         fixed_head_dim: True where the stock model computes head_dim = hidden / heads, so that a
             config with fewer heads would describe other heads; MLP-only cuts can be expressed.
+        kv_heads_key: config key of the number of key/value heads, where query heads may share
+            them; None where the model has as many as query heads.
         position_bias: paths of the embeddings of shape (buckets, heads) shared by a stack.
         single_stack: True where one list of layers holds everything, which `per_layer_config` of
             transformers can describe.
@@ -115,6 +122,7 @@ class Family:
     heads_key: str
     d_ff_key: str
     fixed_head_dim: bool = True
+    kv_heads_key: str | None = None
     position_bias: tuple[str, ...] = ()
     single_stack: bool = True
     stream: StreamPattern | None = None
@@ -175,6 +183,12 @@ def linear_at(root: nn.Module, path: str) -> nn.Linear:
         module = root.get_submodule(path)
     except AttributeError as error:
         raise AnatomyError(f"expected a linear layer at {path!r}, found nothing.") from error
+    if type(module).__name__ == "Conv1D":
+        raise AnatomyError(
+            f"{path!r} is a Conv1D, as GPT-2 has them: its weight is transposed, and its q, k and "
+            "v are one matrix, which cannot be cut here. Take a model with a plain nn.Linear for "
+            "each, such as OPT or Llama."
+        )
     plain = isinstance(module, nn.Linear) and "weight" in module._parameters
     if not isinstance(module, nn.Linear) or not plain or not module.weight.is_floating_point():
         raise AnatomyError(

@@ -101,7 +101,8 @@ def anatomy_of(model: nn.Module) -> Anatomy:
     refuse_wrapped(model)
     family = family_of(model)
     root = find_root(model, family)
-    attentions = tuple(b for p in family.attention for b in _attentions(root, p))
+    shared = _group_size(root, family)
+    attentions = tuple(b for p in family.attention for b in _attentions(root, p, shared))
     mlps = tuple(b for p in family.mlp for b in _mlps(root, p))
     if not attentions or not mlps:
         raise AnatomyError(
@@ -137,7 +138,15 @@ def refuse_wrapped(model: nn.Module) -> None:
         )
 
 
-def _attentions(root: nn.Module, pattern: AttentionPattern) -> list[AttentionBlock]:
+def _group_size(root: Any, family: Family) -> int:
+    """Query heads per key/value head, as the config has it: what an emptied attention had."""
+    if family.kv_heads_key is None:
+        return 1
+    heads, shared = (getattr(root.config, k) for k in (family.heads_key, family.kv_heads_key))
+    return int(heads) // max(int(shared or heads), 1) or 1
+
+
+def _attentions(root: nn.Module, pattern: AttentionPattern, shared: int) -> list[AttentionBlock]:
     blocks = []
     for name in matched_paths(root, pattern.path):
         owner = root.get_submodule(f"{name}.{pattern.owner}" if pattern.owner else name)
@@ -157,6 +166,9 @@ def _attentions(root: nn.Module, pattern: AttentionPattern) -> list[AttentionBlo
                 head_attributes=pattern.head_attributes,
                 width_attributes=pattern.width_attributes,
                 shares_position_bias=pattern.shares_position_bias,
+                is_rotary=pattern.is_rotary,
+                group_attribute=pattern.group_attribute,
+                empty_group_size=shared,
             )
         )
     return blocks

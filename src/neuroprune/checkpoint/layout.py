@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from neuroprune.anatomy import Anatomy, Family, anatomy_of, family_of
+from neuroprune.anatomy import Anatomy, AttentionBlock, Family, anatomy_of, family_of
 from neuroprune.lineage import Lineage
 
 
@@ -38,8 +38,14 @@ def stock_settings(anatomy: Anatomy, family: Family) -> dict[str, int] | None:
             return None
         if any(len(kept) > 1 for kept in kept_by_stack(anatomy).values()):
             return None
-        settings[family.heads_key] = counts.pop()
+        settings |= _head_counts(anatomy.attentions[0], family)
     return settings
+
+
+def _head_counts(block: AttentionBlock, family: Family) -> dict[str, int]:
+    """What a config says of one attention: its query heads, and the key/value heads they share."""
+    counts = {family.heads_key: block.num_heads}
+    return counts | ({family.kv_heads_key: block.num_kv_heads} if family.kv_heads_key else {})
 
 
 def kept_by_stack(anatomy: Anatomy) -> dict[str, set[tuple[int, ...]]]:
@@ -98,7 +104,7 @@ def per_layer(anatomy: Anatomy, family: Family) -> dict[str, dict[str, int]]:
     layers: dict[str, dict[str, int]] = {}
     for block in anatomy.attentions:
         if not block.is_cross:
-            layers.setdefault(layer_number(block.name), {})[family.heads_key] = block.num_heads
+            layers.setdefault(layer_number(block.name), {}).update(_head_counts(block, family))
     for mlp in anatomy.mlps:
         layers.setdefault(layer_number(mlp.name), {})[family.d_ff_key] = mlp.d_ff
     return layers

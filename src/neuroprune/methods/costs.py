@@ -150,7 +150,7 @@ def _widths(
 
 def _kv_share(block: AttentionBlock) -> float:
     """Key/value heads per query head."""
-    return block.num_kv_heads / block.num_heads if block.num_heads else 1.0
+    return 1.0 / block.group_size
 
 
 def _with_fixed(

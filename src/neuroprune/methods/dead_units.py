@@ -102,6 +102,6 @@ def dead_heads(block: AttentionBlock) -> Tensor:
     bias = block.v_proj.bias
     if bias is not None and block.o_proj.bias is None:
         silent &= ~bias.reshape(kv_heads, width).any(dim=1)
-    dead = ~read | silent.repeat_interleave(heads // kv_heads)
+    dead = ~read | silent.repeat_interleave(block.group_size)
     groups = dead.reshape(kv_heads, -1).all(dim=1)
-    return groups.repeat_interleave(heads // kv_heads)
+    return groups.repeat_interleave(block.group_size)

@@ -286,8 +286,4 @@ def _inward(share: float, up: bool) -> float:
 
 def _head_choices(anatomy: Anatomy) -> list[range]:
     """Numbers of query heads that each attention may keep: whole groups."""
-    choices = []
-    for block in anatomy.attentions:
-        group = max(block.num_heads // max(block.num_kv_heads, 1), 1)
-        choices.append(range(0, block.num_heads + 1, group))
-    return choices
+    return [range(0, block.num_heads + 1, block.group_size) for block in anatomy.attentions]

@@ -59,7 +59,7 @@ def measure_latency(model: nn.Module, anatomy: Anatomy, batch: int, length: int)
         ConfigError: the dense model's own times differ so much that no share of them can be kept.
     """
     kinds = _kinds(anatomy)
-    groups = {b.name: b.num_heads // max(b.num_kv_heads, 1) for b in anatomy.attentions}
+    groups = {b.name: b.group_size for b in anatomy.attentions}
     levels = {k: [_kept(units, f, groups) for f in FRACTIONS] for k, units in kinds.items()}
     variants = (len(kinds) + 1) * len(FRACTIONS)
     saved = _Savings(model, anatomy, sample_inputs(model, batch, length), variants)

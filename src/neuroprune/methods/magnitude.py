@@ -18,7 +18,7 @@ from neuroprune.core.importance import mean_square_per_unit
 from neuroprune.methods.goals import achieved, check_weights
 from neuroprune.methods.masks import ZeroMask, magnitude
 from neuroprune.methods.method import Method, StepSizeOf, schedule_length, step_sizes
-from neuroprune.methods.units import plan_of
+from neuroprune.methods.units import plan_of, unit_weights
 from neuroprune.plan import ShrinkPlan
 
 
@@ -101,7 +101,7 @@ class MagnitudeMethod(Method[Magnitude]):
         blocks = list(anatomy.blocks())
         scores = [_with_floor(_scores(block)) for block in blocks]
         costs = [
-            torch.full(s.shape, _cost(b), dtype=torch.int64)
+            torch.full(s.shape, unit_weights(b), dtype=torch.int64)
             for b, s in zip(blocks, scores, strict=True)
         ]
         gone = lowest_scores(torch.cat(scores).cpu(), torch.cat(costs), needed)
@@ -162,7 +162,3 @@ def _with_floor(scores: Tensor) -> Tensor:
     if scores.numel():
         scores[scores.argmax()] = torch.inf
     return scores
-
-
-def _cost(block: AttentionBlock | MLPBlock) -> int:
-    return block.weights_per_head if isinstance(block, AttentionBlock) else block.weights_per_neuron

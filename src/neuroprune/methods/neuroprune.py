@@ -39,7 +39,12 @@ from neuroprune.methods.method import (
     step_sizes,
     trained,
 )
-from neuroprune.methods.redundant_heads import absorb_heads_, redundant_heads, whole_groups
+from neuroprune.methods.redundant_heads import (
+    absorb_heads_,
+    check_circuits,
+    redundant_heads,
+    whole_groups,
+)
 from neuroprune.methods.target import TargetMethod
 from neuroprune.methods.zeros import ZerosMethod
 from neuroprune.plan import ShrinkPlan
@@ -74,11 +79,12 @@ class NeuroPruneMethod(Method[NeuroPrune]):
         For redundancy by function, begin to watch what enters the output projections.
 
         Raises:
-            ConfigError: they have not.
+            ConfigError: they have not; or circuits are compared in a rotary attention.
             ImportError: `dominating="exact"` without scipy.
         """
         if self.config.dominating is Dominating.EXACT:
             check_solver()
+        check_circuits(self._how, anatomy)
         if self.config.apply is Apply.PROX:
             rates = step_sizes(optimizer)
             for attention in anatomy.attentions:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from neuroprune.anatomy import AttentionBlock
+from neuroprune.anatomy import Anatomy, AttentionBlock
 from neuroprune.choices import Dominating, Redundancy
 from neuroprune.core.absorption import absorb
 from neuroprune.core.connectivity import accumulation_dtype
@@ -15,6 +15,28 @@ from neuroprune.core.dominating import greedy_dominating_set, minimum_dominating
 from neuroprune.core.redundancy import find_dominating, merge_map, similarity_matrix
 from neuroprune.core.similarity import ROUNDING, circuit_similarity, output_similarity
 from neuroprune.errors import ConfigError
+
+
+def check_circuits(how: Redundancy, anatomy: Anatomy) -> None:
+    """Refuse to compare circuits where positions turn queries and keys.
+
+    With R_d the rotation by a distance d, scores are x_q^T W_Q^T R_d W_K x_k: the product
+    W_Q^T W_K alone does not tell them.
+
+    Args:
+        how: what is compared.
+        anatomy: the model's blocks.
+
+    Raises:
+        ConfigError: circuits are compared, and an attention is rotary.
+    """
+    rotary = [block.name for block in anatomy.attentions if block.is_rotary]
+    if how is Redundancy.CIRCUIT and rotary:
+        raise ConfigError(
+            f'redundancy="circuit" compares products of Q and K, and {rotary[0]!r} turns both by '
+            'their positions, which the product does not tell. Use redundancy="output" or '
+            '"weights".'
+        )
 
 
 @torch.no_grad()
@@ -28,7 +50,8 @@ def similar_heads(
     weights: 1 - sim is the l_inf distance of the weight blocks (the paper). circuit: sim is the
     mean cosine of the QK and OV circuits. output: sim is the cosine of what the heads add to the
     layer's output. The last two are compared with an allowance of 1e-6 for rounding. Circuits
-    know neither biases nor a position bias per head (T5); outputs do.
+    know neither biases nor positions inside the attention (T5's bias per head, and rotary ones,
+    for which see `check_circuits`); outputs do.
 
     Args:
         block: the attention.
@@ -126,10 +149,10 @@ def absorb_heads_(
         return
     split = sorted(set(merges) - set(whole_groups(block, merges)))
     if split:
-        group = block.num_heads // block.num_kv_heads
         raise ConfigError(
-            f"{block.name!r} shares each key/value head among {group} query heads, and merging "
-            f"the heads {split} would split a group. Merge whole groups, as redundant_heads does."
+            f"{block.name!r} shares each key/value head among {block.group_size} query heads, and "
+            f"merging the heads {split} would split a group. Merge whole groups, as "
+            "redundant_heads does."
         )
     outside = [h for pair in merges.items() for h in pair if not 0 <= h < block.num_heads]
     if outside or set(merges) & set(merges.values()):
@@ -170,7 +193,7 @@ def whole_groups(block: AttentionBlock, merges: Mapping[int, int]) -> dict[int, 
         block: the attention.
         merges: {head that goes: head that takes its place}.
     """
-    group = block.num_heads // max(block.num_kv_heads, 1)
+    group = block.group_size
 
     def goes(i: int) -> bool:
         first = i - i % group

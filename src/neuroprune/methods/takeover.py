@@ -14,7 +14,7 @@ from neuroprune.choices import Redundancy
 from neuroprune.core.absorption import absorb, cross_validated_ridge
 from neuroprune.core.similarity import parallel_neurons
 from neuroprune.methods.feature_moments import FeatureMoments
-from neuroprune.methods.redundant_heads import absorb_heads_, similar_heads
+from neuroprune.methods.redundant_heads import absorb_heads_, check_circuits, similar_heads
 from neuroprune.methods.units import (
     Block,
     fan_out,
@@ -60,7 +60,11 @@ class Takeover:
 
         Args:
             anatomy: the model's blocks.
+
+        Raises:
+            ConfigError: see `check_circuits`.
         """
+        check_circuits(self.how, anatomy)
         if self.how is not Redundancy.WEIGHTS:
             self.moments.attach(anatomy, mlps=False)
 

@@ -31,7 +31,7 @@ def heads_per_unit(block: Block) -> int:
     """
     if isinstance(block, MLPBlock):
         return 1
-    return block.num_heads // max(block.num_kv_heads, 1) or 1
+    return block.group_size
 
 
 def unit_width(block: Block) -> int:
@@ -60,7 +60,7 @@ def unit_weights(block: Block) -> int:
     """
     if isinstance(block, MLPBlock):
         return block.weights_per_neuron
-    return block.weights_per_head * heads_per_unit(block)
+    return block.weights_per_group
 
 
 def plan_of(anatomy: Anatomy, gone: Mapping[str, Tensor], hidden: Iterable[int] = ()) -> ShrinkPlan:

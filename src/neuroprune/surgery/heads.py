@@ -95,6 +95,8 @@ def remove_heads_(
         setattr(block.owner, attribute, running)
     for attribute in block.width_attributes:
         setattr(block.owner, attribute, running * block.head_dim)
+    if block.group_attribute is not None:
+        setattr(block.owner, block.group_attribute, block.group_size if block.num_heads else 1)
     return done
 
 
@@ -111,7 +113,7 @@ def kv_heads_kept(block: AttentionBlock, heads: Tensor) -> Tensor:
     Raises:
         PlanError: a key/value head would be left with some of its query heads only.
     """
-    group = block.num_heads // max(block.num_kv_heads, 1)
+    group = block.group_size
     if group <= 1:
         return heads
     if heads.is_meta:  # a cut of before is made again on a model without values

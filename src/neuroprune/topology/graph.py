@@ -255,7 +255,7 @@ def _per_query_head(weight: Tensor, block: AttentionBlock) -> Tensor:
     if weight.shape[0] == rows:
         return weight
     heads = weight.reshape(block.num_kv_heads, block.head_dim, weight.shape[1])
-    repeated = heads.repeat_interleave(block.num_heads // block.num_kv_heads, dim=0)
+    repeated = heads.repeat_interleave(block.group_size, dim=0)
     return repeated.reshape(rows, weight.shape[1])
 
 

@@ -116,7 +116,7 @@ def dense_connections(
     if isinstance(block, AttentionBlock):
         heads = torch.as_tensor(kept, dtype=torch.int64)
         parts = dict(zip(_ROLES, block.matrices(), strict=True))
-        group = block.num_heads // max(block.num_kv_heads, 1) or 1
+        group = block.group_size
         shared = torch.unique(heads // group)  # keys and values of the groups that are left
         width = block.head_dim
         masks = {

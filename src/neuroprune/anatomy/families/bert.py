@@ -1,4 +1,6 @@
-"""BERT and RoBERTa: one layout, two model types. Decoders with cross-attention included."""
+"""BERT, RoBERTa and their kin: one layout. Decoders with cross-attention included."""
+
+from dataclasses import replace
 
 from neuroprune.anatomy.patterns import AttentionPattern, Family, MLPPattern, StreamPattern
 from neuroprune.anatomy.registry import register_family
@@ -65,3 +67,9 @@ def _family(model_type: str, name: str, classifier: tuple[str, ...] = ()) -> Fam
 
 BERT = register_family(_family("bert", "Bert"))
 ROBERTA = register_family(_family("roberta", "Roberta", classifier=("classifier.dense",)))
+XLM_ROBERTA = register_family(
+    _family("xlm-roberta", "XLMRoberta", classifier=("classifier.dense",))
+)
+CAMEMBERT = register_family(_family("camembert", "Camembert", classifier=("classifier.dense",)))
+# Its embeddings may be narrower than its stream, and a layer beside the blocks widens them.
+ELECTRA = register_family(replace(BERT, model_type="electra", stream=None))

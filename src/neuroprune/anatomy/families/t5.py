@@ -1,8 +1,10 @@
-"""T5, plain and gated MLPs, encoder only or encoder-decoder.
+"""T5 and mT5, plain and gated MLPs, encoder only or encoder-decoder.
 
 `n_heads` of a T5 attention is the width of the position bias that block 0 computes for its whole
 stack, so it keeps the dense number; the ragged attention function picks each block's heads.
 """
+
+from dataclasses import replace
 
 from neuroprune.anatomy.patterns import AttentionPattern, Family, MLPPattern
 from neuroprune.anatomy.registry import register_family
@@ -62,3 +64,4 @@ T5 = register_family(
         single_stack=False,
     )
 )
+MT5 = register_family(replace(T5, model_type="mt5"))
