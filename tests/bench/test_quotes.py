@@ -31,7 +31,12 @@ def results(tmp_path: Path) -> Path:
             record.save(root / "de" / cell / f"seed-{seed}.json")
         cut = whole(seed, 0.9, [[0, 1], [0, 1, 2, 3]], [8, 8])  # the importances 3 and 4 are gone
         cut.save(root / "heads" / "dsp-heads6" / f"seed-{seed}.json")
-    speeds = {"neuroprune, structural 0.5": {"times_dense": 0.637}, "dense": {}}
+    speeds = {
+        "neuroprune, structural 0.5": {"times_dense": 0.637},
+        "dense": {"seconds": 100.0},
+        "cofi-80": {"seconds": 60.0, "zero": 0.0},
+        "np-80": {"seconds": 40.0},
+    }
     RunRecord(config={}, method="time", task="time", seed=0, metrics={}, speeds=speeds).save(
         root / "time" / "seed-0.json"
     )
@@ -59,6 +64,8 @@ def results(tmp_path: Path) -> Path:
         ("difference de/neuroprune-50 de/dsp-50", "0.5 ± 0.5"),
         ("measured time/neuroprune, structural 0.5/times_dense", "0.64"),
         ("measured~1 time/neuroprune, structural 0.5/times_dense", "0.6"),
+        ("ratio 4 time/cofi-80/seconds time/np-80/seconds", "6.00"),
+        ("ratio~1 4 time/cofi-80/seconds+time/dense/seconds time/np-80/seconds", "16.0"),
     ],
 )
 def test_a_number_is_that_of_the_records(results: Path, asked: str, text: str) -> None:
@@ -82,6 +89,11 @@ def test_a_number_is_that_of_the_records(results: Path, asked: str, text: str) -
         ("measured time/dense/times_dense", "not every record has it"),
         ("measured time/dense, too/times_dense", "not every record has it"),
         ("kept time/.", "not every record has it"),
+        ("ratio 4 time/cofi-80/seconds", "expected a whole number, measured numbers joined"),
+        ("ratio x time/cofi-80/seconds time/np-80/seconds", "expected a whole number"),
+        ("ratio 4 time/cofi-80/seconds time/none/seconds", "not every record has it"),
+        ("ratio 4 time/cofi-80/seconds+time/none/seconds time/np-80/seconds", "not every record"),
+        ("ratio 4 time/cofi-80/seconds time/cofi-80/zero", "not every record has it"),
         ("accuracy time/seed-0", "no records of 'seed-0' in 'time'"),
     ],
 )

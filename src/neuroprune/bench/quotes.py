@@ -12,6 +12,7 @@ models are compared with):
     importance CELL         of the removed heads, mean of all heads 1: mean ± standard error
     least CELL              the same of as many heads that are the least important
     measured NAME/KEY/FIELD one number of a measurement without training
+    ratio N A+B C           N * (A + B) / C of such numbers; B may be absent
 
 `kept~0` and so on give the mean alone, with so many decimals.
 """
@@ -71,15 +72,9 @@ def quote(asked: str, load: Load) -> str:
 def _number(what: str, of: str, load: Load) -> tuple[Spread | None, int, bool]:
     """Mean and deviation in the unit of the text, its decimals, and whether the error is told."""
     if what == "measured":
-        name, _, rest = of.partition("/")
-        key, _, field = rest.rpartition("/")
-        found = [
-            number_of(record, "speeds", key, field)
-            for records in load(name).values()
-            for record in records
-            if key in record.speeds
-        ]
-        return spread_of(found), 2, False
+        return _measured(of, load), 2, False
+    if what == "ratio":
+        return _ratio(of.split(), load), 2, False
     if what == "difference":
         return _difference(of.split(), load)
     records, side = _cell(of, load)
@@ -95,6 +90,32 @@ def _number(what: str, of: str, load: Load) -> tuple[Spread | None, int, bool]:
         way = (side, what.removeprefix("speed-"), "value")
         return spread_of([number_of(r, "speeds", "speedup", *way) for r in records]), 2, True
     return _scaled([number_of(r, "metrics", side, what) for r in records], _unit(what)), 1, False
+
+
+def _measured(path: str, load: Load) -> Spread | None:
+    name, _, rest = path.partition("/")
+    key, _, field = rest.rpartition("/")
+    found = [
+        number_of(record, "speeds", key, field)
+        for records in load(name).values()
+        for record in records
+        if key in record.speeds
+    ]
+    return spread_of(found)
+
+
+def _ratio(parts: Sequence[str], load: Load) -> Spread | None:
+    if len(parts) != 3 or not parts[0].isdigit():
+        raise QuoteError(
+            "expected a whole number, measured numbers joined by +, and one that divides them, got "
+            f"{' '.join(parts)!r}."
+        )
+    over = _measured(parts[2], load)
+    found = [_measured(path, load) for path in parts[1].split("+")]
+    if over is None or not over.mean or None in found:
+        return None
+    total = sum(spread.mean for spread in found if spread is not None)
+    return Spread(int(parts[0]) * total / over.mean, None)
 
 
 def _difference(cells: Sequence[str], load: Load) -> tuple[Spread | None, int, bool]:
