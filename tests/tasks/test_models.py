@@ -219,9 +219,10 @@ def test_outputs_come_in_the_order_of_the_task(classifier, family, shrunk):
 def test_other_labels_get_a_head_of_their_own(classifier, family, shrunk):
     model, where, config = classifier(family, shrunk=shrunk)
     others = {"num_labels": 2, "label_names": ("entailment", "not_entailment")}
-    first, again, other = (
-        load_model_and_tokenizer(where, config, seed=seed, **others)[0] for seed in (5, 5, 6)
-    )
+    with pytest.warns(UserWarning, match="classifies yes, no; .* not_entailment: a new head is"):
+        first, again, other = (
+            load_model_and_tokenizer(where, config, seed=seed, **others)[0] for seed in (5, 5, 6)
+        )
     assert same(first.base_model, model.base_model)
     assert same(first, again)
     for mine, old, drawn in zip(
@@ -235,9 +236,10 @@ def test_other_labels_get_a_head_of_their_own(classifier, family, shrunk):
     assert same(kept, model)
 
 
-def test_labels_that_nobody_named_keep_their_head(classifier):
-    model, where, config = classifier(names=())
-    assert model.config.id2label[0] == "LABEL_0"
+@pytest.mark.parametrize("names", [(), ("0", "1")])
+def test_labels_that_nobody_named_keep_their_head(classifier, names):
+    model, where, config = classifier(names=names)
+    assert model.config.id2label[0] == (names[0] if names else "LABEL_0")
     assert same(load_model_and_tokenizer(where, config, **LABELS)[0], model)
 
 

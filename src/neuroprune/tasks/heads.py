@@ -11,14 +11,14 @@ from torch import nn
 
 from neuroprune.distillation import label_names
 
-_NUMBERED = re.compile(r"LABEL_\d+")
+_NUMBERED = re.compile(r"(label_)?\d+")
 
 
 def reorder_head_(model: Any, names: Sequence[str]) -> bool:
     """Bring the outputs of a classifier into the order of the task's labels.
 
-    Names are compared without regard to case. "LABEL_0", "LABEL_1" and so on, which transformers
-    gives where nobody named them, are taken as they stand, and so is a head of one output.
+    Names are compared without regard to case. Numbers and "LABEL_0", "LABEL_1" and so on, which
+    transformers gives where nobody named them, are taken as they stand; so is a head of one output.
 
     Args:
         model: the classifier; its output layer is the last linear one outside its body.
@@ -29,7 +29,7 @@ def reorder_head_(model: Any, names: Sequence[str]) -> bool:
     """
     have = [name.casefold() for name in label_names(model.config)]
     want = [name.casefold() for name in names]
-    unnamed = all(_NUMBERED.fullmatch(name.upper()) for name in have)
+    unnamed = all(_NUMBERED.fullmatch(name) for name in have)
     if unnamed or len(want) < 2 or have == want:
         return True
     layers = [m for m in _head(model) if isinstance(m, nn.Linear) and m.out_features == len(have)]

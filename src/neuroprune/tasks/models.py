@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from neuroprune.checkpoint import PLAN_FILE, from_pretrained
+from neuroprune.distillation import label_names as label_names_of
 from neuroprune.tasks.config import TaskConfig
 from neuroprune.tasks.errors import ModelSourceError
 from neuroprune.tasks.heads import draw_head_, reorder_head_
@@ -85,6 +87,11 @@ def load_model_and_tokenizer(
             tokenizer = load_tokenizer(where)
             model = _load(where, config, num_labels)
             if label_names and not reorder_head_(model, label_names) and new_head:
+                warnings.warn(
+                    f"{where} classifies {', '.join(label_names_of(model.config))}; the task "
+                    f"{config.name!r} has {', '.join(label_names)}: a new head is drawn.",
+                    stacklevel=2,
+                )
                 draw_head_(model)
     _agree(model, tokenizer, config)
     if config.task_kind is Kind.CLASSIFICATION:
