@@ -12,7 +12,7 @@ models are compared with):
     importance CELL         of the removed heads, mean of all heads 1: mean ± standard error
     least CELL              the same of as many heads that are the least important
     measured NAME/KEY/FIELD one number of a measurement without training
-    ratio N A+B C           N * (A + B) / C of such numbers; B may be absent
+    ratio N*A+M*B C         (N * A + M * B) / C of such numbers; N, M are whole, 1 if absent
 
 `kept~0` and so on give the mean alone, with so many decimals.
 """
@@ -39,6 +39,7 @@ from neuroprune.report.numbers import (
 from neuroprune.report.structures import Structure, read_structure
 
 _ASKED = re.compile(r"(?P<what>[\w-]+)(?:~(?P<digits>\d))? (?P<of>.+)")
+_TERM = re.compile(r"(?:(?P<times>\d+)\*)?(?P<path>.+)")
 _DENSE = "dense"
 Load = Callable[[str], Mapping[str, Sequence[RunRecord]]]  # experiment -> setting -> its records
 
@@ -105,17 +106,19 @@ def _measured(path: str, load: Load) -> Spread | None:
 
 
 def _ratio(parts: Sequence[str], load: Load) -> Spread | None:
-    if len(parts) != 3 or not parts[0].isdigit():
+    if len(parts) != 2:
         raise QuoteError(
-            "expected a whole number, measured numbers joined by +, and one that divides them, got "
-            f"{' '.join(parts)!r}."
+            "expected a sum such as 4*NAME/KEY/FIELD+NAME/KEY/FIELD and a number that divides it, "
+            f"got {' '.join(parts)!r}."
         )
-    over = _measured(parts[2], load)
-    found = [_measured(path, load) for path in parts[1].split("+")]
-    if over is None or not over.mean or None in found:
-        return None
-    total = sum(spread.mean for spread in found if spread is not None)
-    return Spread(int(parts[0]) * total / over.mean, None)
+    over, total = _measured(parts[1], load), 0.0
+    for term in parts[0].split("+"):
+        found = _TERM.fullmatch(term)
+        value = _measured(found["path"], load) if found else None
+        if found is None or value is None:
+            return None
+        total += int(found["times"] or 1) * value.mean
+    return Spread(total / over.mean, None) if over is not None and over.mean else None
 
 
 def _difference(cells: Sequence[str], load: Load) -> tuple[Spread | None, int, bool]:
