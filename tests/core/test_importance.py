@@ -12,8 +12,8 @@ from neuroprune.core.importance import (
     activity_per_unit,
     first_order_per_unit,
     first_order_per_weight,
-    mean_square_per_unit,
     square_factors,
+    square_per_unit,
 )
 
 shapes = st.tuples(st.integers(1, 5), st.integers(1, 4), st.integers(1, 3), st.integers(0, 99))
@@ -79,7 +79,7 @@ def test_units_without_weight_score_zero() -> None:
     zeros = torch.zeros(3, 4)
     assert not first_order_per_unit(zeros, torch.ones(3, 4), 2).any()
     assert not activity_per_unit(zeros, torch.ones(4), 2).any()
-    assert not mean_square_per_unit([torch.zeros(4, 3)], zeros, 2).any()
+    assert not square_per_unit([torch.zeros(4, 3)], [zeros], 2).any()
 
 
 @given(st.tuples(st.integers(1, 5), st.integers(1, 4), st.integers(0, 99)))

@@ -7,10 +7,10 @@ import torch
 
 from neuroprune.anatomy import anatomy_of
 from neuroprune.config import L1, Config, Connectivity, ProximalGroup
-from neuroprune.core.importance import mean_square_per_unit
+from neuroprune.core.importance import square_per_unit
 from neuroprune.methods import method_for
 from neuroprune.methods.connectivity import UnitConnectivity
-from neuroprune.methods.units import unit_weights
+from neuroprune.methods.units import unit_number
 from tests.zoo import FAMILIES, make_model
 
 
@@ -33,9 +33,11 @@ def test_units_of_equal_weights_go_by_rank_and_not_by_kind(family: str, config: 
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_strength_per_weight_is_the_mean_square(family: str) -> None:
+def test_strength_is_the_sum_of_squares(family: str) -> None:
     connectivity = UnitConnectivity(Connectivity.STRENGTH, 16)
-    for mlp in anatomy_of(make_model(family)).mlps:
-        *rows, column = mlp.matrices()
-        expected = mean_square_per_unit(rows, column)
-        torch.testing.assert_close(connectivity.of(mlp) / unit_weights(mlp), expected)
+    for block in anatomy_of(make_model(family)).blocks():
+        *rows, column = block.matrices()
+        expected = square_per_unit(rows, [column], unit_number(block))
+        torch.testing.assert_close(connectivity.of(block), expected)
+        total = sum(float(m.detach().square().sum()) for m in block.matrices())
+        assert float(expected.sum()) == pytest.approx(total, rel=1e-5)

@@ -236,6 +236,32 @@ def test_other_labels_get_a_head_of_their_own(classifier, family, shrunk):
     assert same(kept, model)
 
 
+def test_a_t5_head_is_drawn_as_small_as_a_new_one(tmp_path):
+    config = classification(tmp_path, max_length=32)
+    torch.manual_seed(0)
+    transformers.AutoModel.from_config(transformers.AutoConfig.for_model(**T5)).save_pretrained(
+        tmp_path / "body"
+    )
+    tokenizer().save_pretrained(tmp_path / "body")
+    fresh, words = load_model_and_tokenizer(tmp_path / "body", config, **LABELS)
+    neuroprune.save_pretrained(fresh, tmp_path / "tuned", words)
+    others = {"num_labels": 2, "label_names": ("entailment", "not_entailment")}
+    with pytest.warns(UserWarning, match="a new head is drawn"):
+        drawn, _ = load_model_and_tokenizer(tmp_path / "tuned", config, seed=1, **others)
+    heads = (model.classification_head.parameters() for model in (fresh, drawn))
+    pairs = zip(*heads, strict=True)
+    for old, new in pairs:
+        if old.ndim == 2:
+            assert not torch.equal(old, new)
+            assert float(new.detach().std()) == pytest.approx(float(old.detach().std()), rel=0.5)
+
+
+def test_labels_of_a_task_that_are_numbers_keep_the_head(classifier):
+    model, where, config = classifier()
+    loaded, _ = load_model_and_tokenizer(where, config, num_labels=2, label_names=("0", "1"))
+    assert same(loaded, model)
+
+
 @pytest.mark.parametrize("names", [(), ("0", "1")])
 def test_labels_that_nobody_named_keep_their_head(classifier, names):
     model, where, config = classifier(names=names)

@@ -93,7 +93,8 @@ def _write(model: Any, stage: Path, anatomy: Anatomy, family: Family, tokenizer:
         dense = {key: settings[key] for key in overrides}
         settings |= overrides
     elif family.single_stack:
-        settings["per_layer_config"] = per_layer(anatomy, family)
+        told = settings | {"per_layer_config": per_layer(anatomy, family)}
+        settings = told if _is_readable(model.config, told) else settings
     write_text_atomic(stage / "config.json", json.dumps(settings, indent=2, sort_keys=True) + "\n")
     plan = {
         "checkpoint_version": CHECKPOINT_VERSION,
@@ -103,3 +104,12 @@ def _write(model: Any, stage: Path, anatomy: Anatomy, family: Family, tokenizer:
         "sha256": {f.name: sha256_of(f) for f in sorted(stage.glob("*.safetensors"))},
     }
     write_text_atomic(stage / PLAN_FILE, json.dumps(plan, indent=2, sort_keys=True) + "\n")
+
+
+def _is_readable(config: Any, settings: dict[str, Any]) -> bool:
+    """Whether transformers makes a config of settings: Llama's looks at one number of heads."""
+    try:
+        type(config).from_dict(dict(settings))
+    except RuntimeError:  # of which AmbiguousGlobalPerLayerAttributeError is one
+        return False
+    return True

@@ -109,7 +109,7 @@ def changed(
 ) -> RunConfig:
     """A configuration with the command line's changes; see `load_config`."""
     from neuroprune.bench.config import RunConfig
-    from neuroprune.tasks.config import SOURCES
+    from neuroprune.tasks.config import SOURCES, from_another
 
     data = config.to_dict()
     for name in ("begin", "end"):  # not chosen: it may be another with what is asked for now
@@ -121,9 +121,10 @@ def changed(
         data["method"] = dict(asked.method(data["method"]))
     for text in settings or ():
         table, name, value = _parse(text)
-        if table == "task" and name in SOURCES:  # one takes the place of another
-            data["task"] = {k: v for k, v in data["task"].items() if k not in SOURCES}
-        data.setdefault(table, {})[name] = value
+        if table == "task" and name in SOURCES:
+            data["task"] = from_another(config.task, data["task"], name, value)
+        else:
+            data.setdefault(table, {})[name] = value
     if threads is not None:
         data["training"]["threads"] = threads
     new = RunConfig.from_dict(data, f"{where} with the options given")

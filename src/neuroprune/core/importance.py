@@ -8,35 +8,30 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from neuroprune.core.connectivity import accumulation_dtype
+from neuroprune.core.units import sum_per_unit
 
-def mean_square_per_unit(
-    fan_in: Sequence[Float[Tensor, "features _"]],
-    fan_out: Float[Tensor, "d features"],
-    width: int = 1,
+
+def square_per_unit(
+    rows: Sequence[Float[Tensor, "_ _"]], columns: Sequence[Float[Tensor, "_ _"]], units: int
 ) -> Float[Tensor, " units"]:
-    """Mean squared weight of every unit, in and out.
+    """Sum of the squared weights of every unit, in and out.
 
-        score_u = (1 / n_u) * [ sum over rows of fan_in w^2 + sum over columns of fan_out w^2 ]
-
-    A neuron is one row of up (and gate) and one column of down; a head is `width` = head_dim rows
-    of q, k, v and columns of o.
+        score_u = sum over rows of u of w^2 + sum over columns of u of w^2
 
     Args:
-        fan_in: matrices whose rows belong to the units, each (units * width, m).
-        fan_out: matrix whose columns belong to the units, (d, units * width).
-        width: rows (columns) per unit.
+        rows: matrices whose rows belong to the units, each (units * a, m).
+        columns: matrices whose columns belong to the units, each (d, units * b).
+        units: how many.
 
     Returns:
-        Scores, float32 or wider, shape (units,).
+        Scores in at least float32, shape (units,).
     """
-    units = fan_out.shape[1] // width
-    dtype = torch.promote_types(fan_out.dtype, torch.float32)
-    total = fan_out.detach().to(dtype).square().sum(dim=0)
-    count = fan_out.shape[0]
-    for matrix in fan_in:
-        total = total + matrix.detach().to(dtype).square().sum(dim=1)
-        count += matrix.shape[1]
-    return total.reshape(units, width).sum(dim=1) / (count * width)
+
+    def squared(matrix: Tensor) -> Tensor:
+        return matrix.detach().to(accumulation_dtype(matrix.dtype)).square()
+
+    return sum_per_unit([squared(m) for m in rows], [squared(m) for m in columns], units)
 
 
 def gate_gradient(

@@ -110,7 +110,9 @@ def removed_parameters(anatomy: Anatomy) -> int:
 def _rows_per_unit(block: AttentionBlock | MLPBlock, layer: nn.Linear, units: int) -> float:
     if units:
         return layer.weight.shape[0] / units
-    return block.head_dim if isinstance(block, AttentionBlock) else 1
+    if isinstance(block, MLPBlock):
+        return 1
+    return block.head_dim / (1 if layer is block.q_proj else block.group_size)
 
 
 def _removed_hidden(anatomy: Anatomy) -> int:

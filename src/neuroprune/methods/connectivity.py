@@ -15,7 +15,7 @@ from neuroprune.config import ConfigError, Connectivity
 from neuroprune.core.importance import (
     activity_per_unit,
     first_order_per_unit,
-    mean_square_per_unit,
+    square_per_unit,
 )
 from neuroprune.methods.training_passes import TrainingPasses
 from neuroprune.methods.units import (
@@ -23,7 +23,6 @@ from neuroprune.methods.units import (
     fan_out,
     kept_units,
     unit_number,
-    unit_weights,
     unit_width,
 )
 from neuroprune.plan import ShrinkPlan
@@ -182,12 +181,8 @@ class UnitConnectivity:
 
 
 def _strength(block: Block, fan_in: list[Tensor], out: Tensor) -> Tensor:
-    width = unit_width(block)
-    if not out.numel():
-        return out.new_zeros(unit_number(block))
-    rows = [m for m in fan_in if m.shape[0] == out.shape[1]]  # shared keys and values have fewer
     # A sum: the ranking divides by what a unit costs, and a mean would make every head poor.
-    return mean_square_per_unit(rows, out, width) * unit_weights(block)
+    return square_per_unit(fan_in, [out], unit_number(block))
 
 
 def check_trained(anatomy: Anatomy, optimizer: Optimizer) -> list[str]:

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from neuroprune.anatomy import Anatomy, AttentionBlock, MLPBlock
-from neuroprune.config import ConfigError, Magnitude, Structural, Structure, Weights
+from neuroprune.anatomy import Anatomy
+from neuroprune.config import Magnitude, Structural, Structure, Weights
 from neuroprune.control.schedule import cubic_sparsity
 from neuroprune.core.allocation import lowest_scores
-from neuroprune.core.importance import mean_square_per_unit
+from neuroprune.core.importance import square_per_unit
 from neuroprune.methods.goals import achieved, check_weights
 from neuroprune.methods.masks import ZeroMask, magnitude
 from neuroprune.methods.method import Method, StepSizeOf, schedule_length, step_sizes
-from neuroprune.methods.units import plan_of, unit_weights
+from neuroprune.methods.units import Block, plan_of, unit_number, unit_weights
 from neuroprune.plan import ShrinkPlan
 
 
@@ -145,16 +145,9 @@ class MagnitudeMethod(Method[Magnitude]):
         self.step = int(state["step"])
 
 
-def _scores(block: AttentionBlock | MLPBlock) -> Tensor:
+def _scores(block: Block) -> Tensor:
     *fan_in, fan_out = block.matrices()
-    if isinstance(block, AttentionBlock):
-        if block.num_kv_heads != block.num_heads:
-            raise ConfigError(
-                f"{block.name!r} shares keys and values among query heads; unit magnitude needs "
-                "one key/value head per query head."
-            )
-        return mean_square_per_unit(fan_in, fan_out, block.head_dim)
-    return mean_square_per_unit(fan_in, fan_out)
+    return square_per_unit(fan_in, [fan_out], unit_number(block)) / max(unit_weights(block), 1)
 
 
 def _with_floor(scores: Tensor) -> Tensor:

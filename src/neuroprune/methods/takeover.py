@@ -14,7 +14,12 @@ from neuroprune.choices import Redundancy
 from neuroprune.core.absorption import absorb, cross_validated_ridge
 from neuroprune.core.similarity import parallel_neurons
 from neuroprune.methods.feature_moments import FeatureMoments
-from neuroprune.methods.redundant_heads import absorb_heads_, check_circuits, similar_heads
+from neuroprune.methods.redundant_heads import (
+    absorb_heads_,
+    check_circuits,
+    similar_heads,
+    whole_groups,
+)
 from neuroprune.methods.units import (
     Block,
     fan_out,
@@ -146,8 +151,8 @@ class Takeover:
         return similar_heads(block, self.how, self.theta, gram)[1].cpu()
 
     def _merges(self, block: AttentionBlock, gone: Tensor) -> dict[int, int]:
-        """{head that goes: most similar head that stays}, where they are close enough."""
-        if not bool(gone.any()) or bool(gone.all()) or heads_per_unit(block) > 1:
+        """{head that goes: most similar head that stays}, where all of a group are close enough."""
+        if not bool(gone.any()) or bool(gone.all()):
             return {}
         similarity = self._similarity(block)
         if similarity is None:
@@ -155,7 +160,8 @@ class Takeover:
         alive = block.o_proj.weight.detach().any(dim=0).reshape(block.num_heads, -1).any(dim=1)
         best, where = similarity.masked_fill(gone.cpu().unsqueeze(0), -torch.inf).max(dim=1)
         close = gone.cpu() & alive.cpu() & (1.0 - best <= self.theta)
-        return {int(i): int(where[i]) for i in close.nonzero().squeeze(1)}
+        merges = {int(i): int(where[i]) for i in close.nonzero().squeeze(1)}
+        return whole_groups(block, merges)
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 import torch
@@ -82,7 +83,7 @@ def remove_heads_(
     """
     heads = kept_index(block.num_heads, removed, block.q_proj.weight.device)
     features = feature_index(heads, block.head_dim)
-    kv_features = feature_index(kv_heads_kept(block, heads), block.head_dim)
+    kv_features = feature_index(kv_heads_kept(block, removed), block.head_dim)
     merged = merged_output_weight(block, merges or {})  # while the block still counts its heads
     done = keep_outputs_(block.q_proj, features)
     done |= keep_outputs_(block.k_proj, kv_features)
@@ -100,12 +101,12 @@ def remove_heads_(
     return done
 
 
-def kv_heads_kept(block: AttentionBlock, heads: Tensor) -> Tensor:
-    """Key/value heads that go with the kept query heads.
+def kv_heads_kept(block: AttentionBlock, removed: tuple[int, ...]) -> Tensor:
+    """Key/value heads that stay where query heads go.
 
     Args:
         block: the attention as it stands.
-        heads: int64 indices of the query heads to keep.
+        removed: the query heads that go.
 
     Returns:
         int64 indices of the key/value heads to keep.
@@ -114,15 +115,10 @@ def kv_heads_kept(block: AttentionBlock, heads: Tensor) -> Tensor:
         PlanError: a key/value head would be left with some of its query heads only.
     """
     group = block.group_size
-    if group <= 1:
-        return heads
-    if heads.is_meta:  # a cut of before is made again on a model without values
-        return heads[: len(heads) // group]
-    owners: Tensor
-    owners, counts = torch.unique(heads // group, return_counts=True)
-    if bool((counts != group).any()):
+    gone = Counter(head // group for head in set(removed))
+    if any(count != group for count in gone.values()):
         raise PlanError(
             f"{block.name!r} shares each key/value head among {group} query heads; remove whole "
             f"groups (heads {group}g to {group}g + {group - 1})."
         )
-    return owners
+    return kept_index(block.num_kv_heads, tuple(gone), block.q_proj.weight.device)

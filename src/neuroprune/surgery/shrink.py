@@ -19,7 +19,7 @@ from neuroprune.surgery.heads import (
 )
 from neuroprune.surgery.hidden import hidden_cuts, remove_hidden_
 from neuroprune.surgery.inputs import check_layers, gather_, remove_inputs_
-from neuroprune.surgery.linear import Replacements, kept_index, skip_empty_gradients_
+from neuroprune.surgery.linear import Replacements, skip_empty_gradients_
 from neuroprune.surgery.neurons import fold_constant_neurons_, remove_neurons_
 from neuroprune.surgery.optimizer_state import (
     OptimizerStateError,
@@ -171,8 +171,7 @@ def _parameter_cuts(anatomy: Anatomy, plan: ShrinkPlan) -> dict[Tensor, int]:
     for attention in anatomy.attentions:
         removed = plan.remove_heads.get(attention.name)
         if removed:
-            device = attention.q_proj.weight.device
-            kv_heads_kept(attention, kept_index(attention.num_heads, removed, device))
+            kv_heads_kept(attention, removed)
             for layer in (attention.q_proj, attention.k_proj, attention.v_proj):
                 cuts |= dict.fromkeys(layer.parameters(recurse=False), 0)
             cuts[attention.o_proj.weight] = 1

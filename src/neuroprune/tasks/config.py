@@ -199,6 +199,32 @@ class TaskConfig(Config):
         object.__setattr__(self, "metrics", names)
 
 
+def from_another(
+    config: TaskConfig, data: Mapping[str, Any], source: str, value: Any
+) -> dict[str, Any]:
+    """A task's table with another source of data in place of the one it has.
+
+    Columns, labels and metrics that were filled in because the old source was known, and not given
+    by hand to say something else, are left out, so that what is known of the new one counts.
+
+    Args:
+        config: the task.
+        data: its table, with changes.
+        source: "dataset", "files" or "package".
+        value: the new source.
+    """
+    kept = {k: v for k, v in data.items() if k not in SOURCES}
+    known = {source: value, "name": config.name}
+    old, new = (
+        find_preset(config.task_kind, t.get("dataset"), t.get("package"), t["name"])
+        for t in ({**data, "name": config.name}, known)
+    )
+    if old is not None and new is not old:
+        filled = {k: list(v) if isinstance(v, tuple) else v for k, v in old.settings.items()}
+        kept = {k: v for k, v in kept.items() if k not in filled or filled[k] != v}
+    return {**kept, source: value}
+
+
 def _text(owner: object, name: str) -> None:
     value = getattr(owner, name)
     if not isinstance(value, str) or not value:

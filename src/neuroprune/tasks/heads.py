@@ -29,7 +29,7 @@ def reorder_head_(model: Any, names: Sequence[str]) -> bool:
     """
     have = [name.casefold() for name in label_names(model.config)]
     want = [name.casefold() for name in names]
-    unnamed = all(_NUMBERED.fullmatch(name) for name in have)
+    unnamed = any(all(map(_NUMBERED.fullmatch, names)) for names in (have, want))
     if unnamed or len(want) < 2 or have == want:
         return True
     layers = [m for m in _head(model) if isinstance(m, nn.Linear) and m.out_features == len(have)]
@@ -48,11 +48,12 @@ def draw_head_(model: Any) -> None:
     Args:
         model: a transformers model with a head.
     """
-    for module in _head(model):
-        values: Any
+    parts: list[Any] = _head(model)
+    for module in parts:
         for values in module.parameters(recurse=False):
             values._is_hf_initialized = False  # loaded, which transformers 5 would leave alone
-        with torch.no_grad():
+    with torch.no_grad():
+        for module in reversed(parts):  # T5's head draws its layers over their own drawing
             model._init_weights(module)
 
 
