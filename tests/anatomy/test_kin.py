@@ -12,6 +12,7 @@ import transformers
 import neuroprune
 from neuroprune import NeuroPrune
 from neuroprune.evaluation.size import size_report
+from tests.methods.loops import run
 from tests.zoo import D_FF, D_MODEL, HEADS, LAYERS, VOCAB, logits, make_inputs
 
 ENCODER = {
@@ -43,14 +44,11 @@ def test_the_kin_of_a_family_are_pruned_and_reload(kind: str, tmp_path: Path) ->
     model = auto.from_config(
         transformers.AutoConfig.for_model(kind, vocab_size=VOCAB, pad_token_id=1, **sizes)
     )
-    inputs = make_inputs("t5" if kind == "mt5" else "bert")
+    family = "t5" if kind == "mt5" else "bert"
+    inputs = make_inputs(family)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     pruner = neuroprune.attach(model, optimizer, NeuroPrune(target=0.5), total_steps=8)
-    model.train()
-    for _ in range(8):
-        model(**inputs).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+    run(pruner, family, range(8))
     pruner.finish()
     assert size_report(model).structural_sparsity == pytest.approx(0.5, abs=0.02)
     neuroprune.save_pretrained(model, tmp_path)

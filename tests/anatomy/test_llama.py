@@ -32,6 +32,7 @@ from neuroprune.methods.connectivity import UnitConnectivity
 from neuroprune.methods.costs import parameter_cost, unit_counts, weight_cost
 from neuroprune.methods.takeover import Takeover
 from neuroprune.methods.units import plan_of
+from tests.methods.loops import run
 from tests.tasks.helpers import tokenizer
 from tests.zoo import VOCAB, logits, make_inputs, silence_
 
@@ -75,11 +76,7 @@ def make(kind: str = "llama", attention: str = "sdpa", **settings: Any) -> Any:
 def train(model: Any, method: Any, steps: int = 12) -> Any:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     pruner = neuroprune.attach(model, optimizer, method, steps)
-    model.train()
-    for seed in range(steps):
-        model(**make_inputs("llama", seed)).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+    run(pruner, "llama", range(steps))
     pruner.finish()
     return pruner
 

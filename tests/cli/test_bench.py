@@ -9,6 +9,7 @@ import pytest
 
 from neuroprune.bench.matrix import Matrix
 from neuroprune.cli.settings import changed
+from neuroprune.config import ConfigError
 from neuroprune.record import RunRecord
 from neuroprune.tasks.config import SOURCES
 from tests.bench import tiny
@@ -136,3 +137,9 @@ def test_what_was_said_by_hand_stays_with_another_source() -> None:
     settings = ["task.text_column=premise", "task.dataset=glue/rte", 'task.metrics=["f1"]']
     task = changed(some, "x", settings=settings).to_dict()["task"]
     assert (task["text_column"], task["metrics"]) == ("premise", ["f1"])
+
+
+def test_a_source_of_data_that_is_no_name_is_refused() -> None:
+    some = next(iter(Matrix.load(PAPER.parent / "mrpc.toml").cells.values()))
+    with pytest.raises(ConfigError, match="dataset"):
+        changed(some, "x", settings=["task.dataset=3"])

@@ -13,9 +13,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import neuroprune
-from neuroprune.anatomy import AttentionBlock, AttentionPattern, Family, MLPPattern, anatomy_of
+from neuroprune.anatomy import AttentionBlock, anatomy_of
 from neuroprune.anatomy.blocks import input_widths
-from neuroprune.anatomy.registry import _FAMILIES
 from neuroprune.methods import dead_inputs
 from neuroprune.methods.dead_units import LEAST_DEAD_INPUTS
 from neuroprune.plan import PlanError, ShrinkPlan
@@ -29,6 +28,7 @@ from tests.zoo import (
     FAMILIES,
     GENERATIVE,
     HEADS,
+    ZOO,
     Inputs,
     lineage_of,
     logits,
@@ -134,28 +134,10 @@ def test_heads_that_share_keys_and_values_share_inputs() -> None:
     assert block.heads().shape == (4, 3 * 8 * 12)
 
 
-def test_a_llama_with_shared_keys_and_values(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """A family that is declared by hand: 4 query heads, 2 key/value heads, a gated MLP."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    attention = AttentionPattern(
-        "layers.*.self_attn", "q_proj", "k_proj", "v_proj", "o_proj", head_dim="head_dim"
-    )
-    mlp = MLPPattern("layers.*.mlp", "up_proj", "down_proj", "act_fn", gate="gate_proj")
-    family = Family("llama", (attention,), (mlp,), "num_attention_heads", "intermediate_size")
-    monkeypatch.setitem(_FAMILIES, "llama", family)
+def test_a_llama_with_shared_keys_and_values(tmp_path: Path) -> None:
+    """4 query heads, 2 key/value heads, a gated MLP."""
     torch.manual_seed(0)
-    config = LlamaConfig(
-        hidden_size=D_MODEL,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=D_FF,
-        vocab_size=60,
-    )
-    model = LlamaForCausalLM(config).eval()
+    model = ZOO["llama"](num_key_value_heads=2).eval()
     assert all(b.num_kv_heads == 2 for b in anatomy_of(model).attentions)
     silence_inputs_(anatomy_of(model), some_inputs(model))
     batch = {"input_ids": make_inputs("opt")["input_ids"]}

@@ -125,8 +125,9 @@ def not_drawn(experiment: Experiment) -> Iterator[str]:
         if metric != first:
             yield f"curves and comparisons are of {metric}, since not every run has {first}."
         less = without_metric(experiment, metric)
-        if not_chosen(experiment):
-            yield not_chosen(experiment)
+        dropped = not_chosen(experiment)
+        if dropped:
+            yield dropped
         if less:
             yield f"not in the curves of {metric}, and not compared: {_listed(less)}."
     less = [cell for cell in experiment.cells if cell.sparsity("weight") is None]

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from neuroprune.report.names import number
-from neuroprune.report.numbers import LESS_IS_BETTER, number_of
+from neuroprune.report.numbers import LESS_IS_BETTER, side_spread
 from neuroprune.report.runs import Cell, Experiment
 
 LEVELS = (0.25, 0.5, 0.7, 0.8, 0.9, 0.95)
@@ -94,7 +94,7 @@ def _quality(metric: str) -> Callable[[Cell], float]:
     sign = -1.0 if metric in LESS_IS_BETTER else 1.0
 
     def of(cell: Cell) -> float:
-        found = cell.spread(lambda r: number_of(r, "metrics", "pruned", metric))
+        found = side_spread(cell.records, "metrics", "pruned", metric)
         return -math.inf if found is None else sign * found.mean
 
     return of
@@ -114,8 +114,7 @@ def _best(cells: list[Cell], metric: str) -> set[str]:
     best: dict[float, tuple[float, str]] = {}
     quality = _quality(metric)
     for cell in cells:
-        level = level_of(cell)
-        if level is not None and quality(cell) > -math.inf:
-            found = (quality(cell), cell.label)
+        level, found = level_of(cell), (quality(cell), cell.label)
+        if level is not None and found[0] > -math.inf:
             best[level] = max(best.get(level, found), found)
     return {label for _, label in best.values()}

@@ -214,11 +214,9 @@ def from_another(
         value: the new source.
     """
     kept = {k: v for k, v in data.items() if k not in SOURCES}
-    known = {source: value, "name": config.name}
-    old, new = (
-        find_preset(config.task_kind, t.get("dataset"), t.get("package"), t["name"])
-        for t in ({**data, "name": config.name}, known)
-    )
+    kind, named = config.task_kind, value if isinstance(value, str) else None  # files have no name
+    old = find_preset(kind, config.dataset, config.package, config.name)
+    new = find_preset(kind, named, config.name)
     if old is not None and new is not old:
         filled = {k: list(v) if isinstance(v, tuple) else v for k, v in old.settings.items()}
         kept = {k: v for k, v in kept.items() if k not in filled or filled[k] != v}
