@@ -55,6 +55,28 @@ def test_the_same_record_is_the_same_file(tmp_path: Path) -> None:
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("0.75", "NaN", "NaN is no number of JSON"),
+        ("0.75", "-Infinity", "-Infinity is no number"),
+        ("0.75", "[" * 100_000, "is not a RunRecord: "),
+        ("0.75", "9" * 6_000, "is not a RunRecord: .* digits"),
+        ("0.75", "", "is not a RunRecord: "),
+        ('"seed": 3', '"seed": "3"', "expected an integer as seed, got '3'"),
+    ],
+)
+def test_a_file_that_is_no_record_is_named(
+    old: str, new: str, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "broken.json"
+    record().save(path)
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(RecordError, match=message) as caught:
+        RunRecord.load(path)
+    assert str(path) in str(caught.value)
+
+
 def test_the_environment_says_what_a_number_depends_on() -> None:
     got = environment(threads=2)
     assert got["threads"] == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import platform
 import tempfile
@@ -16,6 +17,14 @@ from typing import Any
 
 RECORD_VERSION = 1
 _TOLD = 3  # differences between two configurations that a message names
+_SECTIONS = ("config", "metrics", "sizes", "speeds", "structure", "training", "environment")
+_TABLES = {  # what is an object wherever it is there
+    "metrics": ("dense", "pruned"),
+    "sizes": ("dense", "pruned"),
+    "speeds": ("dense", "speedup"),
+    "training": ("dense", "pruned"),
+    "environment": ("packages",),
+}
 _PACKAGES = ("neuroprune", "torch", "transformers", "accelerate", "datasets", "numpy")
 
 
@@ -147,7 +156,8 @@ class RunRecord:
         """Read what `to_dict` wrote.
 
         Raises:
-            RecordError: not a record, or a record of another version.
+            RecordError: not a record, a record of another version, or one with a value that is not
+                of the form that every record has there.
         """
         version = data.get("record_version") if isinstance(data, Mapping) else None
         if version != RECORD_VERSION:
@@ -159,24 +169,68 @@ class RunRecord:
         names = {f.name for f in dataclasses.fields(cls)}
         if set(values) - names or {"config", "method", "task", "seed"} - set(values):
             raise RecordError(f"a RunRecord has the keys {sorted(names)}; got {sorted(values)}.")
-        return cls(**values)
+        record = cls(**values)
+        wrong = _wrong_form(record)
+        if wrong:
+            raise RecordError(f"{wrong}. Make the record again, or remove it.")
+        return record
 
     @classmethod
     def load(cls, path: Path | str) -> RunRecord:
         """Read a record from a JSON file.
 
         Raises:
-            RecordError: the file is not JSON, or not a record of this version.
+            RecordError: the file is not JSON, or not a record of this version; the file is named.
         """
         path = Path(path)
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+        except (ValueError, RecursionError) as error:  # no text, no JSON, or JSON without an end
             raise RecordError(f"{path} is not a RunRecord: {error}") from error
         try:
             return cls.from_dict(data)
         except RecordError as error:
             raise RecordError(f"{path}: {error}") from error
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def _wrong_form(record: RunRecord) -> str:
+    """What is not as every record has it; empty where all is well."""
+    if isinstance(record.seed, bool) or not isinstance(record.seed, int):
+        return f"expected an integer as seed, got {record.seed!r}"
+    for name in ("method", "task"):
+        if not isinstance(getattr(record, name), str):
+            return f"expected a name as {name}, got {getattr(record, name)!r}"
+    for name in _SECTIONS:
+        value = getattr(record, name)
+        if not isinstance(value, Mapping):
+            return f"expected an object as {name}, got {value!r:.80}"
+        for side in _TABLES.get(name, ()):
+            if not isinstance(value.get(side, {}), Mapping):
+                return f"expected an object as {name}.{side}, got {value[side]!r:.80}"
+    return _wrong_numbers(record)
+
+
+def _wrong_numbers(record: RunRecord) -> str:
+    names = record.metrics.get("names", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return f"expected names as metrics.names, got {names!r:.80}"
+    for side in _TABLES["training"]:
+        pace = record.training.get(side, {}).get("pace", [])
+        if not isinstance(pace, list) or not all(map(_is_time, pace)):
+            return f"expected times above 0 as training.{side}.pace, got {pace!r:.80}"
+    if not record.metrics:
+        return ""  # a measurement, which may have speeds of its own
+    odd = [batch for batch in record.speeds.get("dense", {}) if not batch.isdecimal()]
+    return f"expected batch sizes in speeds.dense, got {odd[0]!r}" if odd else ""
+
+
+def _is_time(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and 0.0 < value < math.inf
 
 
 # Settings younger than some records, with the value that says what the code did before.

@@ -77,6 +77,7 @@ def test_the_tasks_that_are_asked_for_are_there() -> None:
         "pretraining-bert",
         "reviews",
         "sst2-to-reviews",
+        "sst2-dense-to-reviews",
         "mrpc-to-rte",
         "rte-to-mrpc",
         "post-training",

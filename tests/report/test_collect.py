@@ -224,6 +224,9 @@ def test_a_setting_younger_than_a_record_counts_as_what_it_was_then(tmp_path: Pa
         ({"training": {"dense": {"pace": None}}}, "times above 0 as training.dense.pace, got None"),
         ({"training": {"pruned": {"pace": [1.0, 0.0]}}}, r"training.pruned.pace, got \[1.0, 0.0\]"),
         ({"speeds": {"dense": None}}, "expected an object as speeds.dense, got None"),
+        ({"sizes": {"dense": None}}, "expected an object as sizes.dense, got None"),
+        ({"environment": {"packages": []}}, r"an object as environment.packages, got \[\]"),
+        ({"metrics": {"names": 5}}, "expected names as metrics.names, got 5"),
         ({"speeds": {"dense": {"big": {}}}}, "expected batch sizes in speeds.dense, got 'big'"),
     ],
 )

@@ -201,7 +201,7 @@ def run_suite(
         run: runs a job in the folder it is given, which takes the models, and returns its record.
         work: folder of those folders.
         say: receives one line before each job, with the time left, and one after it.
-        keep_models: leave the pruned models there.
+        keep_models: leave the models there.
     """
     done = {job.record for job in todo if job.done}
     waiting = [job for job in todo if job.record not in done]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shutil
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from neuroprune.bench.status import Cell
     from neuroprune.bench.suite import Job
+    from neuroprune.record import RunRecord
 
 bench = typer.Typer(
     no_args_is_help=True,
@@ -59,7 +61,9 @@ def run(
     paths: Paths,
     out: Results = _RESULTS,
     work: Annotated[Path, typer.Option(help="Folder for models.")] = Path("runs/bench"),
-    keep_models: Annotated[bool, typer.Option(help="Keep the pruned models there.")] = False,
+    keep_models: Annotated[
+        bool, typer.Option(help="Keep the models there, dense and pruned, in TASK/SETTING/seed-N.")
+    ] = False,
     only: Only = None,
     seed: Annotated[
         list[int] | None,
@@ -200,21 +204,16 @@ def _run(
     from neuroprune.bench.suite import run_suite
     from neuroprune.cli.progress import ShownProgress
 
+    def run_job(job: Job, folder: Path) -> RunRecord:
+        shared = work / "dense" / job.config.dense_digest
+        record = run_one(job.config, folder, data_dir, progress, dense=shared)
+        if keep_models:  # that of one folder may be shared by many jobs
+            shutil.copytree(shared / "dense", folder / "dense", dirs_exist_ok=True)
+        return record
+
     quiet_libraries()
     with ShownProgress() as progress:
-        result = run_suite(
-            todo,
-            lambda job, folder: run_one(
-                job.config,
-                folder,
-                data_dir,
-                progress,
-                dense=work / "dense" / job.config.dense_digest,
-            ),
-            work,
-            progress.note,
-            keep_models,
-        )
+        result = run_suite(todo, run_job, work, progress.note, keep_models)
     payload: dict[str, Any] = {
         "ran": [str(job.record) for job in result.ran],
         "skipped": [str(job.record) for job in result.skipped],

@@ -192,8 +192,18 @@ def check_trained(anatomy: Anatomy, optimizer: Optimizer) -> list[str]:
         anatomy: the model's blocks.
         optimizer: the optimizer.
     """
-    held = {p for g in optimizer.param_groups for p in g["params"] if p.requires_grad}
+    held = trained_by(optimizer)
     return [b.name for b in anatomy.blocks() if fan_out(b).weight not in held]
+
+
+def trained_by(optimizer: Optimizer | None) -> frozenset[Tensor]:
+    """Parameters that an optimizer trains; gradients of others pile up, since nothing clears them.
+
+    Args:
+        optimizer: the optimizer.
+    """
+    groups = [] if optimizer is None else optimizer.param_groups
+    return frozenset(p for group in groups for p in group["params"] if p.requires_grad)
 
 
 def horizon_of(steps: int) -> int:

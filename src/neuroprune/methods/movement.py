@@ -13,9 +13,9 @@ from neuroprune.anatomy import Anatomy
 from neuroprune.config import Config, ConfigError, Granularity, Movement
 from neuroprune.core.movement import movement_per_unit
 from neuroprune.core.units import scale_units_
-from neuroprune.methods.connectivity import check_trained
+from neuroprune.methods.connectivity import check_trained, trained_by
 from neuroprune.methods.method import Method, StepSizeOf
-from neuroprune.methods.movement_weights import MovementBlocks, MovementWeights
+from neuroprune.methods.movement_weights import MovementBlocks, MovementWeights, check_scored
 from neuroprune.methods.ranked import RankedUnits
 from neuroprune.methods.shadow import Shadow, check_resumable, loss_scale
 from neuroprune.methods.units import Block, kept_units, unit_number
@@ -27,8 +27,9 @@ class MovementUnits(RankedUnits[Movement]):
 
         S_u <- S_u - sum over the unit's weights of w * dL/dw',    w' = w * mask_u
 
-    The mask moves along the cubic schedule, at every interval at which its rivals cut. A masked
-    unit's weights get no gradient, but it goes on to be scored, and may come back.
+    The mask moves along the cubic schedule, at every interval at which its rivals cut. It acts on
+    what a unit writes with, which silences the unit as a whole: were the weights that it reads with
+    masked, too, what it writes would get no gradient either, and no masked unit could come back.
 
     Args:
         config: with a target of size or speed.
@@ -71,7 +72,12 @@ class MovementUnits(RankedUnits[Movement]):
         self._optimizer = optimizer
 
     def scores(self, anatomy: Anatomy) -> Mapping[str, Tensor]:
-        """Movement of every unit so far."""
+        """Movement of every unit so far.
+
+        Raises:
+            ConfigError: no step was taken.
+        """
+        check_scored(self.movement)
         return {b.name: self._of(b) for b in anatomy.blocks()}
 
     def _of(self, block: Block) -> Tensor:
@@ -85,19 +91,20 @@ class MovementUnits(RankedUnits[Movement]):
     def observe_(self, anatomy: Anatomy) -> None:
         """Score; keep the gradient from what is masked; give the optimizer the trained weights."""
         super().observe_(anatomy)
-        if self.step >= self.ramp.last:
+        if self.step >= max(self.ramp.last, 1):  # a cut needs one step to choose by
             return
-        scale = loss_scale(self._optimizer)
+        scale, held = loss_scale(self._optimizer), trained_by(self._optimizer)
         for block in anatomy.blocks():
-            *fan_in, out = block.matrices()
-            rows = [(self._shadow.of(w), w.grad) for w in fan_in if w.grad is not None]
-            columns = [(self._shadow.of(w), w.grad) for w in [out] if w.grad is not None]
-            if rows or columns:
-                found = movement_per_unit(rows, columns, unit_number(block))
-                self.movement[block.name] = self._of(block) + found / scale
-            if block.name in self.masked:
+            found = [
+                [(self._shadow.of(w), w.grad) for w in part if w.grad is not None and w in held]
+                for part in (block.matrices()[:-1], block.matrices()[-1:])
+            ]
+            if any(found):
+                moved = movement_per_unit(*found, unit_number(block))
+                self.movement[block.name] = self._of(block) + moved / scale
+            if block.name in self.masked:  # what it reads with has no gradient then
                 keep = ~self.masked[block.name]
-                scale_units_([g for _, g in rows], [g for _, g in columns], keep)
+                scale_units_([], [gradient for _, gradient in found[1]], keep)
         self._shadow.restore_()
 
     def push_(self, anatomy: Anatomy, step_size_of: StepSizeOf) -> None:
@@ -112,12 +119,11 @@ class MovementUnits(RankedUnits[Movement]):
                 for b in anatomy.blocks()
                 if bool(chosen[b.name].any())
             }
+        out = {b.name: b.matrices()[-1] for b in anatomy.blocks()}
         if self.masked:
-            self._shadow.save(anatomy.matrices())
-        for block in anatomy.blocks():
-            if block.name in self.masked:
-                *rows, column = (w.data for w in block.matrices())
-                scale_units_(rows, [column], ~self.masked[block.name])
+            self._shadow.save(out.values())
+        for name, gone in self.masked.items():
+            scale_units_([], [out[name].data], ~gone)
 
     def cut_now(self, anatomy: Anatomy) -> ShrinkPlan:
         """What is masked goes for good at the end of the ramp."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from neuroprune.anatomy import Anatomy
-from neuroprune.config import Movement
+from neuroprune.config import ConfigError, Movement
 from neuroprune.core.movement import movement
 from neuroprune.core.selection import lowest_mask
 from neuroprune.core.tiles import Tile, lowest_tiles, over_tiles, sum_per_tile, tile_sizes
+from neuroprune.methods.connectivity import trained_by
 from neuroprune.methods.method import StepSizeOf, trained
 from neuroprune.methods.ranked_weights import RankedWeights
 from neuroprune.methods.shadow import Shadow, check_resumable, loss_scale
@@ -56,9 +57,9 @@ class MovementWeights(RankedWeights[Movement]):
         """Score; keep the gradient from what is masked; give the optimizer the trained weights."""
         if self._settled:
             return
-        scale = loss_scale(self._optimizer)
+        scale, held = loss_scale(self._optimizer), trained_by(self._optimizer)
         for w in anatomy.matrices():
-            if w.grad is None:
+            if w.grad is None or w not in held:
                 continue
             self._score(w, movement(self._shadow.of(w), w.grad).div_(scale))
             if w in self.masked:
@@ -86,6 +87,7 @@ class MovementWeights(RankedWeights[Movement]):
             return
         if self.ramp.is_due(self.step):
             self._choose(anatomy, step_size_of, self.gone(anatomy))
+            self.masked = self._acting(self.masked)
         self._shadow.save(self.masked)
         for w, gone in self.masked.items():
             w.masked_fill_(gone, 0.0)
@@ -95,12 +97,21 @@ class MovementWeights(RankedWeights[Movement]):
         count = gone - (anatomy.dense_weights - anatomy.kept_weights)
         self.masked = dict(zip(matrices, self._lowest(matrices, count), strict=True))
 
+    def _acting(self, masked: dict[Tensor, Tensor]) -> dict[Tensor, Tensor]:
+        """What acts in the forward pass while masks come and go."""
+        return masked
+
     def _lowest(self, matrices: Sequence[Tensor], count: int) -> Iterable[Tensor]:
         return lowest_mask([self._of(w) for w in matrices], count)
 
     def mask_(self, anatomy: Anatomy, step_size_of: StepSizeOf, gone: int) -> None:
-        """Those of the lowest movement become zero for good."""
+        """Those of the lowest movement become zero for good.
+
+        Raises:
+            ConfigError: no step was taken.
+        """
         if not self._settled:
+            check_scored(self.movement)
             self._shadow.release_()
             self._choose(anatomy, step_size_of, gone)
             for w, mask in self.masked.items():
@@ -179,6 +190,11 @@ class MovementBlocks(MovementWeights):
             self.movement[parameter] = torch.zeros(sizes.shape, device=parameter.device)
         return self.movement[parameter]
 
+    def _acting(self, masked: dict[Tensor, Tensor]) -> dict[Tensor, Tensor]:
+        """Of a neuron what it writes with, where that is trained: see `MovementUnits`."""
+        silent = {w for *fan_in, out in self._groups if out in masked for w in fan_in}
+        return {w: mask for w, mask in masked.items() if w not in silent}
+
     def _lowest(self, matrices: Sequence[Tensor], count: int) -> Iterable[Tensor]:
         trained = set(matrices)
         groups = [found for g in self._groups if (found := [w for w in g if w in trained])]
@@ -194,6 +210,22 @@ class MovementBlocks(MovementWeights):
                 grid = marks.to(w.device).view(self._of(w).shape)
                 masks[w] = over_tiles(grid, w.shape, self._tiles[w])
         return [masks[w] for w in matrices]
+
+
+def check_scored(movement: Collection[Any]) -> None:
+    """Refuse to choose by movement that was never seen.
+
+    Args:
+        movement: what was seen.
+
+    Raises:
+        ConfigError: nothing.
+    """
+    if not movement:
+        raise ConfigError(
+            "movement is read off gradients while training, and no optimizer step was taken. Call "
+            "finish() after training, or detach() to leave the model as it is."
+        )
 
 
 def _sum(grids: Iterable[Tensor]) -> Tensor:

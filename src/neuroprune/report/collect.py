@@ -8,7 +8,6 @@ shown is kept in `Collection.notes`.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,12 +25,6 @@ _MACHINE = ("processor", "device", "threads", "packages")
 _FAILURES = "*.failed.txt"
 _TRAINED = "record.json"
 _BENCHED = "seed-*.json"
-_SECTIONS = ("config", "metrics", "sizes", "speeds", "structure", "training", "environment")
-_SIDES = {
-    "metrics": ("dense", "pruned"),
-    "speeds": ("dense", "speedup"),
-    "training": ("dense", "pruned"),
-}
 _OF_THE_PAGE = ("summary", "missing", "measurements")  # identifiers of its own parts
 
 
@@ -60,7 +53,7 @@ def collect(root: Path) -> Collection:
     for path in _files(root):
         folder, label = _place(path, root, base)
         run = _run(path, f"{folder}/{label}/{path.name}")
-        sides = [side for side in _SIDES["metrics"] if side in run.record.metrics]
+        sides = [side for side in ("dense", "pruned") if side in run.record.metrics]
         if not sides:
             measurements.append(run.name)
         elif len(sides) == 1:
@@ -145,42 +138,7 @@ def _run(path: Path, name: str) -> Run:
         record = RunRecord.load(path)
     except RecordError as error:
         raise ReportError(f"{error} A results folder holds records and nothing else.") from error
-    wrong = _wrong_form(record)
-    if wrong:
-        raise ReportError(
-            f"{path}: {wrong}. A results folder holds records and nothing else. Make it again, or "
-            "remove it."
-        )
     return Run(path, name, record, read_structure(record.structure, path))
-
-
-def _wrong_form(record: RunRecord) -> str:
-    """What is not as every record has it; empty where all is well."""
-    if isinstance(record.seed, bool) or not isinstance(record.seed, int):
-        return f"expected an integer as seed, got {record.seed!r}"
-    for name in ("method", "task"):
-        if not isinstance(getattr(record, name), str):
-            return f"expected a name as {name}, got {getattr(record, name)!r}"
-    for name in _SECTIONS:
-        value = getattr(record, name)
-        if not isinstance(value, Mapping):
-            return f"expected an object as {name}, got {value!r:.80}"
-        for side in _SIDES.get(name, ()):
-            if not isinstance(value.get(side, {}), Mapping):
-                return f"expected an object as {name}.{side}, got {value[side]!r:.80}"
-    for side in _SIDES["training"]:
-        pace = record.training.get(side, {}).get("pace", [])
-        if not isinstance(pace, list) or not all(map(_is_time, pace)):
-            return f"expected times above 0 as training.{side}.pace, got {pace!r:.80}"
-    if not record.metrics:
-        return ""  # a measurement, which may have speeds of its own
-    odd = [batch for batch in record.speeds.get("dense", {}) if not batch.isdecimal()]
-    return f"expected batch sizes in speeds.dense, got {odd[0]!r}" if odd else ""
-
-
-def _is_time(value: Any) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and 0.0 < value < math.inf
 
 
 def _experiments(folder: str, cells: Mapping[str, Mapping[int, Run]]) -> Iterator[Experiment]:

@@ -42,6 +42,19 @@ class Spread:
         """Standard error of the mean, sd / sqrt(count); None for one value."""
         return None if self.sd is None else self.sd / math.sqrt(self.count)
 
+    @property
+    def p_value(self) -> float | None:
+        """Two-sided p-value of Student's t-test that the mean is 0; None for one value.
+
+        t = mean / standard error,  with count - 1 degrees of freedom
+        """
+        error = self.standard_error
+        if error is None:
+            return None
+        if error == 0.0:  # all alike
+            return 1.0 if self.mean == 0.0 else 0.0
+        return 1.0 - _student(abs(self.mean) / error, self.count - 1)
+
     def times(self, factor: float) -> Spread:
         """The same in another unit."""
         return Spread(self.mean * factor, None if self.sd is None else self.sd * factor, self.count)
@@ -59,6 +72,22 @@ class Spread:
             sign: "+" writes the sign of a positive mean, too.
         """
         return _plus_minus(self.mean, self.standard_error, f".{digits}f", scale, sign)
+
+
+def _student(t: float, freedom: int) -> float:
+    """Probability that |T| < t, for a whole number of degrees of freedom.
+
+    Reference: Abramowitz and Stegun (1964), 26.7.3 and 26.7.4.
+    """
+    angle = math.atan(t / math.sqrt(freedom))
+    odd = freedom % 2
+    term = math.cos(angle) if odd else 1.0
+    total = 0.0
+    for power in range(odd, freedom - 1, 2):  # cos^power, with its coefficient
+        total += term
+        term *= math.cos(angle) ** 2 * (power + 1) / (power + 2)
+    total *= math.sin(angle)
+    return 2.0 / math.pi * (angle + total) if odd else total
 
 
 def _plus_minus(mean: float, width: float | None, form: str, scale: float, sign: str = "") -> str:
