@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,14 @@ DOCUMENTS = ["README.md", "docs/results.md", "docs/design/0006-connectivity.md"]
 def test_the_tables_of_a_document_are_up_to_date(name: str) -> None:
     stale = stale_tables(ROOT / name, ROOT / "benchmarks" / "results")
     assert stale == [], f"run `neuroprune bench table {name}`"
+
+
+def test_the_pictures_are_those_of_the_records() -> None:
+    pytest.importorskip("matplotlib")
+    script = runpy.run_path(str(ROOT / "benchmarks" / "figures.py"))
+    assert script["stale"]() == [], "run `python benchmarks/figures.py`"
+    drawn = {f"{name}.svg" for name in script["PICTURES"]}
+    assert drawn == {path.name for path in (ROOT / "docs" / "figures").iterdir()}
 
 
 def test_no_other_document_has_tables() -> None:

@@ -13,12 +13,14 @@ from neuroprune.record import RunRecord
 from neuroprune.report.compare import (
     Comparison,
     Verdict,
+    by_another_metric,
     compare,
     equal_sparsity,
     paired_difference,
     tallies,
     uncompared,
     verdict,
+    what_the_rule_is_worth,
 )
 from neuroprune.report.numbers import Spread
 from neuroprune.report.runs import Cell, Experiment, Run
@@ -114,6 +116,17 @@ def test_both_sparsities_must_be_equal(sparsities: tuple[float, float], expected
     assert bool(compare(of(ours, rival), "accuracy")) is expected
 
 
+def test_sparsities_are_equal_by_what_is_left() -> None:
+    found = []
+    for other in (0.952, 0.96):
+        cells = (
+            cell("a", {1: 0.9}, sparsities=(0.95, 0.95)),
+            cell("b", {1: 0.9}, "l1", (other,) * 2),
+        )
+        found.append(equal_sparsity(*cells))
+    assert found == [True, False]  # 4% is left, not 5%
+
+
 def test_where_both_keep_zeros_their_number_is_what_counts() -> None:
     """The paper's measure: ours has removed some of them, the rival none."""
     ours, rival = cell("a", {1: 0.9}, sparsities=(0.3, 0.8)), cell("b", {1: 0.9}, "l1", (0.0, 0.79))
@@ -184,6 +197,28 @@ def test_tallies_in_words() -> None:
         "activity: no comparison with 3 common seeds. Undecided, with fewer than 3 common seeds: "
         "1.",
         "ours is at least as good as the other method in 3 of 4 comparisons at equal sparsity (1 "
-        "of them level): cofi 1 of 1, l1 2 of 3. Undecided, with fewer than 3 common seeds: 3.",
+        "of them level, 1 better and 1 worse by a t-test of the pairs with p < 0.05): cofi 1 of 1, "
+        "l1 2 of 3. Undecided, with fewer than 3 common seeds: 3.",
     ]
     assert tallies([]) == []
+
+
+def test_what_the_rule_is_worth_is_told_of_most_comparisons() -> None:
+    three, four = (0.1, 0.2, 0.3), (0.1, 0.2, 0.3, 0.4)
+    found = [_comparison("l1", *three), _comparison("dsp", *three), _comparison("x", *four)]
+    assert "one standard error of 3 pairs calls the first at least as good in 79% of cases" in (
+        what_the_rule_is_worth(found)
+    )
+    assert "of 4 pairs calls the first at least as good in 80% of" in what_the_rule_is_worth(
+        [_comparison("x", *four)]
+    )
+    assert what_the_rule_is_worth([_comparison("l1", 0.4)]) == ""
+
+
+def test_another_metric_is_told_in_one_sentence() -> None:
+    found = [_comparison("l1", 0.1, 0.2, 0.3), _comparison("l1", -0.1, 0.1, 0.0, ours="activity")]
+    assert by_another_metric(found) == (
+        "By accuracy: activity 1 of 1 comparisons at equal sparsity (1 of them level); ours 1 of 1 "
+        "comparisons at equal sparsity (0 of them level)."
+    )
+    assert by_another_metric([_comparison("l1", 0.4)]) == ""

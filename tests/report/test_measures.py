@@ -13,6 +13,7 @@ import pytest
 from neuroprune.record import RunRecord
 from neuroprune.report import curves, degrees, heads, importance, pace
 from neuroprune.report.curves import (
+    apart,
     equal_heads,
     heads_left,
     plot_curves,
@@ -38,6 +39,7 @@ from neuroprune.report.importance import (
     plot_importance,
     relative_importance,
 )
+from neuroprune.report.in_turns import in_turns
 from neuroprune.report.pace import plot_pace, relative_pace
 from neuroprune.report.runs import Cell, Collection, Experiment, Run
 from neuroprune.report.structures import Matrix, Structure, read_structure
@@ -274,6 +276,89 @@ def test_cells_of_two_methods_with_equally_many_heads_are_a_group() -> None:
     groups = equal_heads(of(*cells))
     assert [[c.label for c in group] for group in groups] == [["ours-2", "l1-2"]]
     assert equal_heads(of(cells[-1])) == []
+
+
+def test_heads_that_are_equal_by_chance_or_all_there_are_not_compared() -> None:
+    def asked(label: str, kept: list[list[int]], method: str, **setting: Any) -> Cell:
+        record = whole(1, 0.8, kept, [4] * len(kept), method)
+        return cell(label, dataclasses.replace(record, config={"method": setting}))
+
+    half = [[0], [1]]
+    strengths = asked("paper", half, "neuroprune", alpha=0.1)
+    dsp = asked("dsp", half, "dsp", heads=2)
+    sized = asked("l1", half, "l1", target=["structural:0.5"])
+    all_ = [[0, 1, 2, 3]] * 2
+    full = asked("a", all_, "neuroprune"), asked("b", all_, "magnitude")
+    (found,) = equal_heads(of(strengths, dsp, sized, *full))
+    assert [c.label for c in found] == ["paper", "dsp"]
+
+
+def _timed(seed: int, dense: float, pruned: float) -> RunRecord:
+    times = {"dense": {"seconds": dense}, "pruned": {"seconds": pruned}}
+    return dataclasses.replace(made_up(seed, 0.8, 0.5, 1.0), training=times)
+
+
+def test_training_times_are_told_where_they_can_be_compared() -> None:
+    one = cell("ours-1", _timed(1, 100.0, 50.0), _timed(2, 130.0, 65.0))
+    alike = of(one, cell("ours-2", _timed(1, 108.0, 20.0)))
+    assert apart(alike) is None
+    assert rows_of(alike, "accuracy")[-1].title == "training time\n(x dense)"
+    experiment = of(one, cell("ours-2", _timed(1, 180.0, 20.0)))
+    assert apart(experiment) == (1, 100.0, 180.0)
+    assert all("training time" not in q.title for q in rows_of(experiment, "accuracy"))
+    (note,) = [n for n in not_drawn(experiment) if "training times" in n]
+    assert note.startswith("no training times, since the dense run of seed 1 took 100 to 180 s")
+    measured = dataclasses.replace(experiment, in_turns={"ours-1": 0.6})
+    row = rows_of(measured, "accuracy")[-1]
+    assert row.title == "training time,\nin turns (x dense)"
+    assert row.of(measured.cells[1]) is None
+    time = row.of(measured.cells[0])
+    assert time is not None and (time.mean, time.sd) == (0.6, None)
+    assert not [n for n in not_drawn(measured) if "training times" in n]
+
+
+def test_a_measurement_is_of_the_cells_whose_training_it_took() -> None:
+    shared = {"model": {"source": "m"}, "task": {"name": "t"}}
+    ours = {"name": "neuroprune", "target": ["structural:0.5"]}
+
+    def configured(label: str, method: dict[str, Any]) -> Cell:
+        config = {**shared, "training": {"epochs": 2, "seed": 1}, "method": method}
+        return cell(label, dataclasses.replace(made_up(1, 0.8, 0.5, 1.0), config=config))
+
+    def measured(**changes: Any) -> Run:
+        trainings = {"ours-50": ours, "l1-50": {"strength": 1.0}, "other-50": ours}
+        config = {**shared, "training": {"epochs": 2, "seed": 0}, "trainings": trainings, **changes}
+        speeds = {name: {"times_dense": 0.7} for name in trainings}
+        record = RunRecord(config=config, method="n", task="time", seed=0, speeds=speeds)
+        return Run(Path("m"), "m", record, None)
+
+    experiment = of(configured("ours-50", ours), configured("l1-50", {"strength": 2.0}))
+    assert in_turns(experiment, [measured()]) == {"ours-50": 0.7}
+    assert in_turns(experiment, [measured(training={"epochs": 3})]) == {}
+    assert in_turns(experiment, []) == {}
+
+
+def test_many_methods_are_drawn_in_parts_with_neuroprune_in_each() -> None:
+    names = ["activity", "neuroprune", *(f"rival-{c}" for c in "abcdefgh"), "zeros-a"]
+    cells = []
+    for name in names:
+        method = "neuroprune" if name in ("activity", "neuroprune") else "l1"
+        record = made_up(1, 0.8, 0.5, 1.0, method)
+        if name.startswith("zeros"):
+            record.sizes["pruned"]["structural_sparsity"] = 0.0
+        cells.append(cell(name, record))
+    collection = Collection((of(*cells),), (), ())
+    found = [d for d in drawings(collection) if "curves" in d.stem]
+    assert [d.title for d in found] == [
+        "Quality, speed and training time (1 of 2)",
+        "Quality, speed and training time (2 of 2)",
+    ]
+    lines = [list(d.draw.args[0].series) for d in found]  # type: ignore[attr-defined]
+    assert [line[0] for line in lines] == ["neuroprune", "neuroprune"]
+    assert lines[0][1] == "activity" and lines[1][-1] == "zeros-a"
+    assert {name for line in lines for name in line} == set(names)
+    few = Collection((of(*cells[:7]),), (), ())
+    assert [d.stem for d in drawings(few) if "curves" in d.stem] == ["t-curves"]
 
 
 # What the figures leave out

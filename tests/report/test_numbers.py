@@ -76,3 +76,14 @@ def test_the_metrics_named_here_are_those_of_the_tasks() -> None:
     less = {name for name, metric in METRICS.items() if not metric.greater_is_better}
     assert less == LESS_IS_BETTER
     assert set(METRICS) >= IN_PERCENT - {"rougeLsum"}
+
+
+def test_the_p_value_is_that_of_a_t_test_of_the_pairs() -> None:
+    from scipy.stats import ttest_1samp
+
+    for values in ((0.1, 0.2), (0.1, -0.2, 0.3), (1.0, 1.1, 0.9, 1.2), (0.3, -0.2, 0.1, 0.0, 0.4)):
+        found = Spread.of(values).p_value
+        assert found == pytest.approx(float(ttest_1samp(values, 0.0).pvalue), abs=1e-12)
+    assert Spread.of([0.3]).p_value is None
+    assert Spread.of([0.5, 0.5, 0.5]).p_value == 0.0
+    assert Spread.of([0.0, 0.0]).p_value == 1.0

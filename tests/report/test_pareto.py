@@ -61,7 +61,10 @@ def test_speed_has_one_line_per_method_and_a_label_at_each(tmp_path: Path) -> No
     assert found.count("50") == 2  # a setting of both
     assert "accuracy (%)" in found
     assert "speed-up (x dense): forward pass, batch 32 x 64 tokens" in found
-    assert "sst2: accuracy, mean ± sd over 3 seeds" in found
+    assert "sst2: accuracy, mean ± sd over 1 to 3 seeds" in found  # of l1 there is one run
+    whole = {label: group for label, group in experiment().items() if label != "l1"}
+    svg, _ = plot_quality_against_speed(whole, "accuracy", 32, tmp_path / "b")
+    assert "sst2: accuracy, mean ± sd over 3 seeds" in texts(svg)
 
 
 def test_sparsity_says_what_it_is_a_share_of(tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ def overview_caption(
         f"Quality kept: {metric} against the dense run of the same seed, mean ± standard error "
         f"over these pairs, seeds {_listed(records)}.{told} Removed: physically, of the prunable "
         f"weights.{_rest(groups)} {machines(records)}. "
+        + (f"{left} " if (left := unfinished(results, name, groups)) else "")
         + _again(results, name, groups, label, sources_of(results, name), "-*")
     )
 

@@ -16,12 +16,12 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from neuroprune.bench.captions import caption, measurement_caption, overview_caption
+from neuroprune.bench.captions import caption, measurement_caption, overview_caption, unfinished
 from neuroprune.bench.quotes import QuoteError, quote
 from neuroprune.record import RunRecord, differences, write_text_atomic
 from neuroprune.report.collect import collect
-from neuroprune.report.compare import alone, tallies, uncompared
-from neuroprune.report.drawings import chosen, comparisons_of, not_chosen
+from neuroprune.report.compare import alone, tallies, uncompared, what_the_rule_is_worth
+from neuroprune.report.drawings import by_other_metrics, chosen, comparisons_of, not_chosen
 from neuroprune.report.rows import experiment_rows, in_order, overview_rows
 
 _OF_THE_DENSE_RUN = ("model", "task", "training")
@@ -34,7 +34,7 @@ _OPEN = re.compile(r"<!-- ((?:table|pairs|overview):[^>]*?) -->")
 _NUMBER = re.compile(
     r"(?P<open><!-- number: (?P<asked>[^>]*?) -->)(?P<body>[^<]*)(?P<close><!-- /number -->)"
 )
-_PAIRS = ("NeuroPrune", "other method", "its weight sparsity", "difference", "pairs", "verdict")
+_PAIRS = ("NeuroPrune", "other method", "weight sparsity", "difference", "pairs", "verdict")
 
 
 class TableError(ValueError):
@@ -160,14 +160,18 @@ def pairs_table(results: Path, name: str) -> str:
     said = (
         f"NeuroPrune minus the other method, {metrics}, over the seeds that both have, mean ± "
         "standard error; better is above 0, level is within one standard error. Equally sparse are "
-        "models with as many zeros and as much removed; where both keep zeros in place, with as "
-        "many zeros."
+        "models with as many zeros and as much removed, within two points and a tenth of what is "
+        "left; where both keep zeros in place, with as many zeros."
     )
-    sentences = [tally.sentence() for tally in tallies(compared)]
+    sentences = [what_the_rule_is_worth(compared)]
+    sentences += [tally.sentence() for tally in tallies(compared)]
+    sentences += [said for experiment in shown for said in by_other_metrics(experiment)]
     left = alone([cell for e in shown for cell in uncompared(e, pairs[e.name])])
     sentences += [left] if left else []
     sentences += [text[0].upper() + text[1:] for e in found.experiments if (text := not_chosen(e))]
-    return f"{_markdown(_PAIRS, rows)}\n\n{' '.join([said, *sentences, *found.notes])}"
+    sentences += [unfinished(results, name, load_records(results, name))]
+    told = " ".join(text for text in (said, *sentences, *found.notes) if text)
+    return f"{_markdown(_PAIRS, rows)}\n\n{told}"
 
 
 def overview_table(results: Path, name: str, label: str | None = None) -> str:

@@ -95,16 +95,16 @@ class MovementUnits(RankedUnits[Movement]):
             return
         scale, held = loss_scale(self._optimizer), trained_by(self._optimizer)
         for block in anatomy.blocks():
-            found = [
+            rows, columns = (
                 [(self._shadow.of(w), w.grad) for w in part if w.grad is not None and w in held]
                 for part in (block.matrices()[:-1], block.matrices()[-1:])
-            ]
-            if any(found):
-                moved = movement_per_unit(*found, unit_number(block))
+            )
+            if rows or columns:
+                moved = movement_per_unit(rows, columns, unit_number(block))
                 self.movement[block.name] = self._of(block) + moved / scale
             if block.name in self.masked:  # what it reads with has no gradient then
                 keep = ~self.masked[block.name]
-                scale_units_([], [gradient for _, gradient in found[1]], keep)
+                scale_units_([], [gradient for _, gradient in columns], keep)
         self._shadow.restore_()
 
     def push_(self, anatomy: Anatomy, step_size_of: StepSizeOf) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from neuroprune.record import RecordError, RunRecord, differing
 from neuroprune.report.figure import ReportError
+from neuroprune.report.in_turns import in_turns
 from neuroprune.report.names import number, slug, unique
 from neuroprune.report.rows import order_of
 from neuroprune.report.runs import Cell, Collection, Experiment, Run, series_and_setting
@@ -49,19 +50,20 @@ def collect(root: Path) -> Collection:
     base = root.resolve()
     failures = list(_failures(root, base))
     folders: dict[str, dict[str, dict[int, Run]]] = {}
-    measurements, notes = [], []
+    measurements: list[Run] = []
+    notes: list[str] = []
     for path in _files(root):
         folder, label = _place(path, root, base)
         run = _run(path, f"{folder}/{label}/{path.name}")
         sides = [side for side in ("dense", "pruned") if side in run.record.metrics]
         if not sides:
-            measurements.append(run.name)
+            measurements.append(run)
         elif len(sides) == 1:
             notes.append(f"{run.name} has the quality of the {sides[0]} model alone: not shown.")
         else:
             _add(folders.setdefault(folder, {}).setdefault(label, {}), run)
     if not folders:
-        raise ReportError(_nothing(root, measurements, notes, failures))
+        raise ReportError(_nothing(root, len(measurements), notes, failures))
     found: list[Experiment] = []
     for name, cells in folders.items():
         made = list(_experiments(name, cells))
@@ -71,10 +73,11 @@ def collect(root: Path) -> Collection:
     names = unique(experiment.name for experiment in found)
     slugs = unique(map(slug, names), _OF_THE_PAGE)
     experiments = tuple(
-        replace(experiment, name=name, slug=slug_)
+        replace(experiment, name=name, slug=slug_, in_turns=in_turns(experiment, measurements))
         for experiment, name, slug_ in zip(found, names, slugs, strict=True)
     )
-    return Collection(experiments, tuple(measurements), tuple(failures), tuple(notes))
+    names_of_measurements = tuple(run.name for run in measurements)
+    return Collection(experiments, names_of_measurements, tuple(failures), tuple(notes))
 
 
 def _add(seeds: dict[int, Run], run: Run) -> None:
@@ -102,12 +105,12 @@ def _failures(root: Path, base: Path) -> Iterator[tuple[str, str]]:
 
 def _nothing(
     root: Path,
-    measurements: Sequence[str],
+    measurements: int,
     notes: Sequence[str],
     failures: Sequence[tuple[str, str]],
 ) -> str:
     """What to say of a folder without a training."""
-    told = f"; records of speed or size alone: {len(measurements)}" if measurements else ""
+    told = f"; records of speed or size alone: {measurements}" if measurements else ""
     told += "".join(f"; {note.removesuffix('.')}" for note in notes)
     if failures:
         told += f"; {number(len(failures), 'run')} failed, {failures[0][0]}: {failures[0][1]}"

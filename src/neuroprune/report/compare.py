@@ -2,19 +2,32 @@
 
 d_s = quality of ours - quality of theirs, with the same start, data and order (seed s)
 at least as good:  mean(d) >= -se(d),  se(d) = sd(d) / sqrt(pairs)
+
+That is a mild rule, so it is told beside it what it is worth (`what_the_rule_is_worth`), and how
+many differences a t-test of the pairs finds.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from neuroprune.report.numbers import IN_PERCENT, LESS_IS_BETTER, OURS, Spread, number_of
+from neuroprune.report.numbers import (
+    IN_PERCENT,
+    LESS_IS_BETTER,
+    OURS,
+    Spread,
+    number_of,
+    probability_within,
+)
 from neuroprune.report.runs import Cell, Experiment
 
 ENOUGH = 3  # pairs that a verdict takes
-EQUAL = 0.02  # sparsities that differ by no more are equal
+EQUAL = 0.02  # sparsities that differ by no more are equal,
+OF_LEFT = 0.1  # if that is no more than this share of what is left
+CLEAR = 0.05  # p-value below which a difference is told from chance
 _ROUNDING = 1e-9  # 0.52 - 0.50 is more than 0.02 in floating point
 
 
@@ -53,12 +66,13 @@ class Comparison:
 
     def told(self) -> dict[str, str]:
         """The cells of a row of a table: ours, rival, sparsity, difference, pairs, verdict."""
-        sparsity = self.rival.sparsity("weight")
         scale = 100.0 if self.metric in IN_PERCENT else 1.0
+        found = (cell.sparsity("weight") for cell in (self.ours, self.rival))
+        sides = dict.fromkeys("-" if x is None else f"{100 * x.mean:.0f}%" for x in found)
         return {
             "ours": self.ours.label,
             "rival": self.rival.label,
-            "sparsity": "-" if sparsity is None else f"{100 * sparsity.mean:.0f}%",
+            "sparsity": " / ".join(sides),
             "difference": self.difference.text_of_mean(2, scale, "+"),
             "pairs": str(self.difference.count),
             "verdict": self.verdict.value,
@@ -107,7 +121,7 @@ def paired_difference(ours: Cell, rival: Cell, metric: str) -> Spread | None:
 
 
 def equal_sparsity(one: Cell, other: Cell) -> bool:
-    """Whether two cells are equally sparse, within `EQUAL`.
+    """Whether two cells are equally sparse, within two points and a tenth of what is left.
 
     Their weight sparsity is the same, and so is their structural sparsity; where both keep zeros
     in place, as the paper's models do, the first is enough.
@@ -128,7 +142,8 @@ def equal_sparsity(one: Cell, other: Cell) -> bool:
 def _equal(first: Spread | None, second: Spread | None) -> bool:
     if first is None or second is None:
         return False
-    return abs(first.mean - second.mean) <= EQUAL + _ROUNDING
+    bound = min(EQUAL, OF_LEFT * (1.0 - min(first.mean, second.mean)))
+    return abs(first.mean - second.mean) <= bound + _ROUNDING
 
 
 def compare(experiment: Experiment, metric: str) -> list[Comparison]:
@@ -158,10 +173,12 @@ class Tally:
     Args:
         ours: its name, such as "neuroprune".
         counts: other method's line -> comparisons by verdict.
+        clear: comparisons that a t-test finds better, and worse.
     """
 
     ours: str
     counts: Mapping[str, Mapping[Verdict, int]]
+    clear: tuple[int, int]
 
     def of(self, *verdicts: Verdict) -> int:
         """Comparisons with one of these verdicts, over all other methods.
@@ -182,16 +199,21 @@ class Tally:
         left = f" Undecided, with fewer than {ENOUGH} common seeds: {open_}." if open_ else ""
         if not self.decided:
             return f"{self.ours}: no comparison with {ENOUGH} common seeds.{left}"
-        good, level = self.of(Verdict.BETTER, Verdict.LEVEL), self.of(Verdict.LEVEL)
         rivals = ", ".join(
             f"{rival} {counts[Verdict.BETTER] + counts[Verdict.LEVEL]} of {decided}"
             for rival, counts in self.counts.items()
             if (decided := sum(counts.values()) - counts[Verdict.OPEN])
         )
         return (
-            f"{self.ours} is at least as good as the other method in {good} of {self.decided} "
-            f"comparisons at equal sparsity ({level} of them level): {rivals}.{left}"
+            f"{self.ours} is at least as good as the other method in {self.share()}, "
+            f"{self.clear[0]} better and {self.clear[1]} worse by a t-test of the pairs with p < "
+            f"{CLEAR}): {rivals}.{left}"
         )
+
+    def share(self) -> str:
+        """In how many it is at least as good, in words that lack a closing bracket."""
+        good, level = self.of(Verdict.BETTER, Verdict.LEVEL), self.of(Verdict.LEVEL)
+        return f"{good} of {self.decided} comparisons at equal sparsity ({level} of them level"
 
 
 def tallies(comparisons: Iterable[Comparison]) -> list[Tally]:
@@ -201,11 +223,45 @@ def tallies(comparisons: Iterable[Comparison]) -> list[Tally]:
         comparisons: of any number of experiments.
     """
     found: dict[str, dict[str, dict[Verdict, int]]] = {}
+    clear: Counter[tuple[str, bool]] = Counter()
     for comparison in sorted(comparisons, key=lambda c: c.rival.series):
         counts = found.setdefault(comparison.ours.series, {})
         counts.setdefault(comparison.rival.series, dict.fromkeys(Verdict, 0))
         counts[comparison.rival.series][comparison.verdict] += 1
-    return [Tally(ours, found[ours]) for ours in sorted(found)]
+        p_value = comparison.difference.p_value
+        if comparison.verdict is not Verdict.OPEN and p_value is not None and p_value < CLEAR:
+            clear[comparison.ours.series, comparison.difference.mean > 0.0] += 1
+    return [
+        Tally(ours, found[ours], (clear[ours, True], clear[ours, False])) for ours in sorted(found)
+    ]
+
+
+def by_another_metric(comparisons: Sequence[Comparison]) -> str:
+    """The tallies by a metric that is not the main one, in one sentence; empty for none.
+
+    Args:
+        comparisons: all by that metric.
+    """
+    told = [f"{t.ours} {t.share()})" for t in tallies(comparisons) if t.decided]
+    return f"By {comparisons[0].metric}: {'; '.join(told)}." if told else ""
+
+
+def what_the_rule_is_worth(comparisons: Iterable[Comparison]) -> str:
+    """How often chance alone gives "at least as good", in words; empty where nothing is decided.
+
+    Args:
+        comparisons: those of which it is told.
+    """
+    decided = [c for c in comparisons if c.verdict is not Verdict.OPEN]
+    if not decided:
+        return ""
+    ((pairs, _),) = Counter(c.difference.count for c in decided).most_common(1)
+    chance = 0.5 + 0.5 * probability_within(1.0, pairs - 1)
+    return (
+        f"Of two methods that are equally good, one standard error of {pairs} pairs calls the "
+        f"first at least as good in {100 * chance:.0f}% of cases; and comparisons with one setting "
+        "share its runs, so that they are not independent."
+    )
 
 
 def alone(cells: Sequence[Cell]) -> str:

@@ -30,6 +30,8 @@ from neuroprune.report.numbers import (
     Spread,
     baseline,
     dense_runs,
+    number_of,
+    over_seeds,
     side_spread,
     time_ratio,
 )
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _Value = Callable[[Cell], Spread | None]
+_SAME_TIME = 1.1  # dense runs whose times differ by no larger factor are alike
 _SAME_HEADS = 0.5  # cells whose mean numbers of heads differ by no more are at equal heads
 
 
@@ -90,17 +93,53 @@ def speed(experiment: Experiment, batch: int) -> Quantity:
     )
 
 
-def training_time(experiment: Experiment) -> Quantity:
-    """Time of the whole training over that of the dense run of the same seed.
+def training_time(experiment: Experiment) -> Quantity | None:
+    """Time of the whole training over that of a dense one.
 
-    The two trainings come one after the other, not in turns: the machine may have had other work
-    beside one of them.
+    Where a measurement took turns, it is the one shown. Else it is the time of each run over that
+    of the dense run of its seed; the two come one after the other, and the machine may have had
+    other work beside one of them.
 
     Args:
         experiment: says what it is compared with.
+
+    Returns:
+        None where neither can be compared: see `apart`.
     """
-    title = f"training time\n(x {baseline(experiment.records)})"
+    first = baseline(experiment.records)
+    if experiment.in_turns:
+        told = experiment.in_turns
+        return Quantity(
+            f"training time,\nin turns (x {first})",
+            lambda cell: Spread(told[cell.label], None) if cell.label in told else None,
+            Spread(1.0, None),
+        )
+    if apart(experiment):
+        return None
+    title = f"training time\n(x {first})"
     return Quantity(title, lambda cell: cell.spread(time_ratio), Spread(1.0, None))
+
+
+def apart(experiment: Experiment) -> tuple[int, float, float] | None:
+    """The seed whose dense runs took the most different times, where that is more than a tenth.
+
+    Cells of a seed share a dense run, or have made it again at another time or on another machine;
+    what then divides their times is not the same.
+
+    Args:
+        experiment: the cells.
+
+    Returns:
+        The seed, its shortest and its longest dense run in seconds; None where all agree.
+    """
+    times: dict[int, list[float]] = {}
+    for record in experiment.records:
+        seconds = number_of(record, "training", "dense", "seconds")
+        if seconds:
+            times.setdefault(record.seed, []).append(seconds)
+    found = [(max(t) / min(t), seed) for seed, t in times.items()]
+    ratio, seed = max(found, default=(1.0, 0))
+    return (seed, min(times[seed]), max(times[seed])) if ratio > _SAME_TIME else None
 
 
 def weight_sparsity(experiment: Experiment | None = None) -> Quantity:
@@ -154,7 +193,8 @@ def rows_of(experiment: Experiment, *metrics: str) -> list[Quantity]:
     batches = sorted({int(b) for r in experiment.records for b in r.speeds.get("dense", {})})
     wanted = [quality(experiment, metric) for metric in metrics]
     wanted += [speed(experiment, batch) for batch in batches]
-    wanted.append(training_time(experiment))
+    time = training_time(experiment)
+    wanted += [] if time is None else [time]
     return [q for q in wanted if any(q.of(cell) is not None for cell in experiment.cells)]
 
 
@@ -201,8 +241,7 @@ def plot_curves(experiment: Experiment, metric: str, path: Path) -> tuple[Path, 
 
 
 def _over(experiment: Experiment) -> str:
-    seeds = {run.record.seed for run in experiment.runs}
-    return f"mean ± sd over {len(seeds)} seeds" if len(seeds) > 1 else "one seed"
+    return over_seeds([len(cell.seeds) for cell in experiment.cells])
 
 
 def _draw_dense(axes: Axes, x: Quantity, y: Quantity, name: str) -> None:
@@ -269,15 +308,25 @@ def _points(
 def equal_heads(experiment: Experiment) -> list[list[Cell]]:
     """Cells of different methods with equally many heads left, by that number, most first.
 
+    Cells that lost no head are left out, and those that were asked for something else, such as a
+    size: that their heads are as many as another's is chance.
+
     Args:
         experiment: the cells.
 
     Returns:
         Groups of at least two methods; empty where no two methods leave equally many.
     """
+    dense = heads_left(experiment).dense
     counted = [(heads_of(cell), cell) for cell in experiment.cells]
     known = sorted(
-        ((heads.mean, cell) for heads, cell in counted if heads is not None),
+        (
+            (heads.mean, cell)
+            for heads, cell in counted
+            if heads is not None
+            and heads.mean != (dense and dense.mean)
+            and all(not record.target or "heads:" in record.target for record in cell.records)
+        ),
         key=lambda pair: -pair[0],
     )
     groups: list[list[tuple[float, Cell]]] = []
@@ -310,7 +359,8 @@ def plot_equal_heads(
         ReportError: matplotlib is missing.
     """
     y, x = quality(experiment, metric), weight_sparsity(experiment)
-    looks = styles(list(experiment.series))
+    there = {cell.series for group in groups for cell in group}
+    looks = styles([name for name in experiment.series if name in there])
     handles: dict[str, Artist] = {}
     labels, lines = [], []
     with figure(f"{experiment.name}: equal heads, {_over(experiment)}", 0.95) as (made, axes):

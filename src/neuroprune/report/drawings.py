@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from neuroprune.report.compare import Comparison, compare
-from neuroprune.report.curves import equal_heads, plot_curves, plot_equal_heads, quality
+from neuroprune.report.compare import Comparison, by_another_metric, compare
+from neuroprune.report.curves import apart, equal_heads, plot_curves, plot_equal_heads, quality
 from neuroprune.report.degrees import plot_degrees, plot_spread
+from neuroprune.report.figure import PALETTE
 from neuroprune.report.grids import best_of_grids, best_of_group, dropped_from
 from neuroprune.report.heads import REFERENCE, by_method, plot_heads, plot_relative
 from neuroprune.report.importance import plot_importance, relative_importance
 from neuroprune.report.names import slug, unique
+from neuroprune.report.numbers import OURS
 from neuroprune.report.pace import plot_pace, relative_pace
 from neuroprune.report.patterns import plot_patterns
 from neuroprune.report.runs import Cell, Collection, Experiment
@@ -98,6 +101,17 @@ def comparisons_of(experiment: Experiment) -> list[Comparison]:
     return [] if metric is None else compare(experiment, metric)
 
 
+def by_other_metrics(experiment: Experiment) -> list[str]:
+    """What comparisons say by the metrics that are not the main one, a sentence each.
+
+    Args:
+        experiment: as for `comparisons_of`.
+    """
+    main = main_metric(experiment)
+    others = (compare(experiment, metric) for metric in experiment.metrics if metric != main)
+    return [said for found in others if found and (said := by_another_metric(found))]
+
+
 def without_metric(experiment: Experiment, metric: str) -> list[Cell]:
     """Cells of which a run lacks a metric: no curve shows them, and nothing is compared with them.
 
@@ -130,6 +144,13 @@ def not_drawn(experiment: Experiment) -> Iterator[str]:
             yield dropped
         if less:
             yield f"not in the curves of {metric}, and not compared: {_listed(less)}."
+    times = apart(experiment)
+    if times is not None and not experiment.in_turns:
+        seed, low, high = times
+        yield (
+            f"no training times, since the dense run of seed {seed} took {low:.0f} to {high:.0f} "
+            "s: cells of one seed were made at different times, and what divides them differs."
+        )
     less = [cell for cell in experiment.cells if cell.sparsity("weight") is None]
     if less:
         yield f"no weight sparsity, and so in no curve against it: {_listed(less)}."
@@ -186,17 +207,46 @@ def _of(experiment: Experiment) -> Iterator[Drawing]:
 
 
 def _curves(experiment: Experiment, metric: str) -> Iterator[Drawing]:
-    yield Drawing(
-        experiment.name,
-        f"{experiment.slug}-curves",
-        "Quality, speed and training time",
-        "Against weight sparsity, where a removed unit and a single zero count alike, and, where "
-        "the records tell it, against the number of heads left; mean and standard deviation over "
-        "the seeds, the dense model in grey. Speeds are ratios of medians timed in turns. The two "
-        "trainings of a run are not timed in turns: other work on the machine moves that row. "
-        "After Figures 4, 5 and 11 of the paper.",
-        "curves",
-        partial(plot_curves, experiment, metric),
+    parts = _parts(experiment)
+    for number, part in enumerate(parts, 1):
+        of = f" ({number} of {len(parts)})" if len(parts) > 1 else ""
+        again = f" {next(iter(part.series))} stands in each of them." if len(parts) > 1 else ""
+        yield Drawing(
+            experiment.name,
+            f"{experiment.slug}-curves" + (f"-{number}" if len(parts) > 1 else ""),
+            f"Quality, speed and training time{of}",
+            "Against weight sparsity, where a removed unit and a single zero count alike, and, "
+            "where the records tell it, against the number of heads left; mean and standard "
+            f"deviation over the seeds, the dense model in grey.{again} Speeds are ratios of "
+            "medians timed in turns. Training times are in turns where the axis says so; else the "
+            "two trainings of a run came one after the other, and other work on the machine moves "
+            "them. After Figures 4, 5 and 11 of the paper.",
+            "curves",
+            partial(plot_curves, part, metric),
+        )
+
+
+def _parts(experiment: Experiment) -> list[Experiment]:
+    """At most as many lines as there are colours, the first one in every part."""
+    series = experiment.series
+    first, *others = series
+    if len(series) <= len(PALETTE):
+        return [experiment]
+    others.sort(key=lambda name: (series[name][0].method != OURS, _keeps_zeros(series[name])))
+    count = math.ceil(len(others) / (len(PALETTE) - 1))
+    size = math.ceil(len(others) / count)
+    chunks = [{first, *others[i : i + size]} for i in range(0, len(others), size)]
+    cells = experiment.cells
+    return [
+        replace(experiment, cells=tuple(c for c in cells if c.series in chunk)) for chunk in chunks
+    ]
+
+
+def _keeps_zeros(cells: list[Cell]) -> bool:
+    """Whether a method's zeros stay in place, for the most part."""
+    return not all(
+        structural is not None and weight is not None and structural.mean > 0.9 * weight.mean
+        for structural, weight in ((c.sparsity(), c.sparsity("weight")) for c in cells)
     )
 
 
@@ -209,8 +259,9 @@ def _equal_heads(experiment: Experiment, metric: str) -> Iterator[Drawing]:
             f"{experiment.slug}-equal-heads",
             "Quality against sparsity, at equal heads",
             "Methods that leave equally many heads, on average within half a head, are joined by a "
-            "grey line; the number of heads stands beside each point. Further right is sparser. Of "
-            "a grid of strengths the best at each number counts. After Figure 6 of the paper.",
+            "grey line; the number of heads stands beside each point. Further right is sparser. "
+            "Shown is what was asked for heads, or for nothing but strengths; of a grid of them "
+            "the best at each number counts. After Figure 6 of the paper.",
             "curves",
             partial(plot_equal_heads, experiment, groups, metric),
         )

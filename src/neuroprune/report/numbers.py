@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,7 +53,7 @@ class Spread:
             return None
         if error == 0.0:  # all alike
             return 1.0 if self.mean == 0.0 else 0.0
-        return 1.0 - _student(abs(self.mean) / error, self.count - 1)
+        return 1.0 - probability_within(abs(self.mean) / error, self.count - 1)
 
     def times(self, factor: float) -> Spread:
         """The same in another unit."""
@@ -74,8 +74,12 @@ class Spread:
         return _plus_minus(self.mean, self.standard_error, f".{digits}f", scale, sign)
 
 
-def _student(t: float, freedom: int) -> float:
-    """Probability that |T| < t, for a whole number of degrees of freedom.
+def probability_within(t: float, freedom: int) -> float:
+    """Probability that |T| < t, of Student's T.
+
+    Args:
+        t: at least 0.
+        freedom: degrees of freedom, at least 1.
 
     Reference: Abramowitz and Stegun (1964), 26.7.3 and 26.7.4.
     """
@@ -142,6 +146,18 @@ def side_spread(records: Sequence[RunRecord], section: str, side: str, *keys: st
         keys: see `number_of`.
     """
     return spread_of([number_of(record, section, side, *keys) for record in records])
+
+
+def over_seeds(counts: Collection[int]) -> str:
+    """What the points of a plot are means of, in words.
+
+    Args:
+        counts: seeds of every point.
+    """
+    low, high = min(counts), max(counts)
+    if high == 1:
+        return "one seed"
+    return f"mean ± sd over {high if low == high else f'{low} to {high}'} seeds"
 
 
 def dense_runs(records: Iterable[RunRecord]) -> list[RunRecord]:

@@ -17,8 +17,21 @@ from typing import Any
 
 from neuroprune.record import write_text_atomic
 from neuroprune.report.collect import collect
-from neuroprune.report.compare import Comparison, alone, tallies, uncompared
-from neuroprune.report.drawings import Drawing, chosen, comparisons_of, drawings, not_drawn
+from neuroprune.report.compare import (
+    Comparison,
+    alone,
+    tallies,
+    uncompared,
+    what_the_rule_is_worth,
+)
+from neuroprune.report.drawings import (
+    Drawing,
+    by_other_metrics,
+    chosen,
+    comparisons_of,
+    drawings,
+    not_drawn,
+)
 from neuroprune.report.figure import ReportError
 from neuroprune.report.graphs import HEADER, NOTES, graph_summary
 from neuroprune.report.levels import level_rows
@@ -179,11 +192,13 @@ def _context(
         "failed": bool(found.failures),
         "measurements": list(found.measurements),
         "tallies": [tally.sentence() for tally in tallies(every)],
+        "rule": what_the_rule_is_worth(every),
         "machine": machines(run.record for run in found.runs),
         "experiments": [
             _section(e, compared[e.name], drawn)
             | {
                 "levels": level_rows(shown[e.name]),
+                "also": by_other_metrics(shown[e.name]),
                 "alone": alone(uncompared(shown[e.name], compared[e.name])),
                 "graphs": graphs[e.name],
             }

@@ -28,6 +28,7 @@ from neuroprune.report.numbers import (
     Spread,
     baseline,
     dense_runs,
+    over_seeds,
     side_spread,
 )
 from neuroprune.report.runs import series_and_setting
@@ -190,13 +191,12 @@ def _plot(
     """Draw the lines; `axis` is the title of x, and where the dense model is on it."""
     title, x_dense = axis
     records = _all(groups)
-    seeds = len({record.seed for record in records})
-    over = f"mean ± sd over {seeds} seeds" if seeds > 1 else "one seed"
+    over = over_seeds([point.y.count for point in points])
     series: dict[str, list[_Point]] = {}
     for point in points:
         series.setdefault(point.series, []).append(point)
     # Our own method first: the first colour is the one that stands out.
-    names = sorted(series, key=lambda name: (not series[name][0].ours, name))
+    names = sorted(series, key=lambda name: (not series[name][0].ours, name != OURS, name))
     ends: list[Label] = []
     settings: list[Label] = []
     drawn: list[_Line] = []

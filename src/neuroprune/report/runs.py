@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from neuroprune.record import RunRecord
@@ -103,12 +103,15 @@ class Experiment:
         cells: by method, then by what was reached.
         slug: the name as part of a file's name, different for every experiment.
         folder: the folder's name.
+        in_turns: of some cells, by label, the time of a step in units of a dense one, from a
+            measurement of the same training in which all took turns.
     """
 
     name: str
     cells: tuple[Cell, ...]
     slug: str
     folder: str
+    in_turns: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def runs(self) -> list[Run]:
@@ -133,11 +136,11 @@ class Experiment:
 
     @property
     def series(self) -> dict[str, list[Cell]]:
-        """Cells by method, our own first."""
+        """Cells by method: NeuroPrune as it comes, its variants, and the others."""
         found: dict[str, list[Cell]] = {}
         for cell in self.cells:
             found.setdefault(cell.series, []).append(cell)
-        names = sorted(found, key=lambda name: (found[name][0].method != OURS, name))
+        names = sorted(found, key=lambda name: (found[name][0].method != OURS, name != OURS, name))
         return {name: found[name] for name in names}
 
 

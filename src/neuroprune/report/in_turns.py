@@ -1,0 +1,54 @@
+"""Training times that were taken in turns, beside the runs whose trainings they are of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from neuroprune.record import RunRecord, differing
+from neuroprune.report.runs import Experiment, Run
+
+_SHARED = ("model", "task", "training")
+_SAID_OTHERWISE = {"name", "teacher"}  # in a measurement
+
+
+def in_turns(experiment: Experiment, measurements: Iterable[Run]) -> dict[str, float]:
+    """Time of a step in units of a dense one, of cells whose training was measured in turns.
+
+    A measurement is of a cell where its model, task and training are the experiment's, but for the
+    seed, and its method is the cell's, setting by setting.
+
+    Args:
+        experiment: the cells.
+        measurements: records without a quality, such as those of `benchmarks/training_time.py`.
+
+    Returns:
+        By the cell's label; empty where nothing was measured.
+    """
+    first = _training(experiment.records[0])
+    methods = {cell.label: _table(cell.records[0].config, "method") for cell in experiment.cells}
+    found: dict[str, float] = {}
+    for run in measurements:
+        record = run.record
+        if differing(first, _training(record)):
+            continue
+        for label, method in _table(record.config, "trainings").items():
+            time = _table(record.speeds, label).get("times_dense")
+            if label not in methods or not isinstance(method, Mapping):
+                continue
+            apart = set(differing(methods[label], method)) - _SAID_OTHERWISE
+            if isinstance(time, float) and not apart:
+                found[label] = time
+    return found
+
+
+def _table(tables: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = tables.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
+def _training(record: RunRecord) -> dict[str, Any]:
+    """What a training is of, but for its seed."""
+    found = {name: dict(_table(record.config, name)) for name in _SHARED}
+    found["training"].pop("seed", None)
+    return found
