@@ -157,6 +157,24 @@ def test_a_scheduler_that_ran_after_a_failed_step_has_the_last_word() -> None:
     pruner.finish()
 
 
+def test_one_of_several_processes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model("bert")
+    optimizer = torch.optim.AdamW(model.parameters())
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    with pytest.raises(ConfigError, match="pruned in one process, and this is one of 2"):
+        attach(model, optimizer, NeuroPrune(target=0.5), 10)
+
+
+def test_a_method_that_is_refused_leaves_nothing_behind() -> None:
+    model = make_model("llama")
+    optimizer = torch.optim.AdamW(model.parameters())
+    config = NeuroPrune(target=0.5, connectivity="activity", redundancy="circuit")
+    with pytest.raises(ConfigError, match="circuit"):
+        attach(model, optimizer, config, 10)
+    assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.modules())
+
+
 def test_a_model_on_several_devices_is_refused() -> None:
     model = make_model("bert")
     anatomy_of(model).mlps[0].up_proj.to("meta")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -130,6 +132,57 @@ def test_kwargs_reach_transformers(tmp_path: Path) -> None:
     assert loaded.decoder.config._attn_implementation == "neuroprune_eager"
 
 
+def test_the_precision_that_was_saved_can_be_asked_for(tmp_path: Path) -> None:
+    for family in ("bert", "llama"):
+        model = make_model(family).to(torch.bfloat16)
+        shrink_(model, ShrinkPlan(*random_units(model, 1)))
+        neuroprune.save_pretrained(model, tmp_path / family)
+        for given, found in (("auto", torch.bfloat16), ("float32", torch.float32)):
+            assert neuroprune.from_pretrained(tmp_path / family, dtype=given).dtype == found
+
+
+def test_a_class_of_the_users_own_is_loaded_where_it_is_given(tmp_path: Path) -> None:
+    from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
+
+    class MyBert(BertForSequenceClassification):
+        pass
+
+    model = MyBert(make_model("bert").config)
+    shrink_(model, ShrinkPlan({"encoder.layer.0.attention": [0]}))
+    neuroprune.save_pretrained(model, tmp_path)
+    with pytest.raises(CheckpointError, match=r"\['MyBert'\].*Pass model_class"):
+        neuroprune.from_pretrained(tmp_path)
+    for kind in (MyBert, BertForSequenceClassification, AutoModelForSequenceClassification):
+        loaded = neuroprune.from_pretrained(tmp_path, model_class=kind)
+        assert type(loaded) is (MyBert if kind is MyBert else BertForSequenceClassification)
+        inputs = make_inputs("bert")
+        torch.testing.assert_close(logits(loaded, inputs), logits(model.eval(), inputs))
+
+
+_RUN = """
+import sys
+import torch
+model, inputs, expected = torch.load(sys.argv[1], weights_only=False)
+with torch.no_grad():
+    torch.testing.assert_close(model(**inputs).logits, expected, rtol=0, atol=1e-6)
+"""
+
+
+def test_a_cut_t5_runs_in_another_process(tmp_path: Path) -> None:
+    """The attention that takes ragged heads is registered there, too."""
+    model = make_model("t5")
+    shrink_(model, ShrinkPlan(*random_units(model, 1)))
+    inputs = make_inputs("t5")
+    torch.save((model, inputs, logits(model, inputs)), tmp_path / "model.pt")
+    done = subprocess.run(
+        [sys.executable, "-c", _RUN, tmp_path / "model.pt"],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_tokenizer_travels_along(tmp_path: Path) -> None:
     from tokenizers import Tokenizer, models
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -193,6 +246,11 @@ def _edit(key: str, value: Any) -> Any:
         ("config.json", _truncate, "damaged"),
         ("config.json", _edit("num_hidden_layers", 3), "config.json that was saved"),
         ("config.json", _edit("architectures", ["NoSuchModel"]), "model_class"),
+        ("config.json", _edit("architectures", ["BertConfig"]), "model_class"),
+        ("config.json", _edit("architectures", ["pipeline"]), "model_class"),
+        ("config.json", _edit("architectures", [None]), "model_class"),
+        ("config.json", _edit("architectures", None), "model_class"),
+        ("config.json", _edit("num_hidden_layers", "two"), "config.json is damaged, or a setting"),
     ],
 )
 def test_damage_is_named_with_the_remedy(saved: Path, file: str, damage: Any, message: str) -> None:

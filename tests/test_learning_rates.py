@@ -36,6 +36,20 @@ def trained(
     return pruner, optimizer, taken, left
 
 
+def test_groups_that_share_a_tensor_are_scaled_once() -> None:
+    """Torch puts one tensor, `lr=torch.tensor(...)`, into every group."""
+    weights = [torch.nn.Parameter(torch.ones(2)) for _ in range(3)]
+    groups = [{"params": [w], "weight_decay": 0.1 * i} for i, w in enumerate(weights)]
+    optimizer = torch.optim.AdamW(groups, lr=torch.tensor(1e-3))
+    assert len({id(group["lr"]) for group in optimizer.param_groups}) == 1
+    rates = LearningRates(optimizer)
+    for _ in range(5):
+        rates.scale_(2.0)
+        assert [float(g["lr"]) for g in optimizer.param_groups] == [pytest.approx(2e-3)] * 3
+        rates.restore_()
+        assert [float(g["lr"]) for g in optimizer.param_groups] == [pytest.approx(1e-3)] * 3
+
+
 @pytest.mark.parametrize("growth", [0.5, 1 / 3])
 def test_a_smaller_model_takes_larger_steps(growth: float) -> None:
     pruner, optimizer, taken, left = trained(NeuroPrune(target=0.7, lr_growth=growth))

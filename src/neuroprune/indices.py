@@ -5,6 +5,7 @@ Standard library only.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -93,16 +94,9 @@ def to_earlier(gone: Iterable[int], indices: Iterable[int]) -> list[int]:
         gone: what was removed.
         indices: positions among what is left.
     """
-    gone = sorted(gone)
-    out = []
-    for index in indices:
-        earlier = index
-        for removed in gone:
-            if removed > earlier:
-                break
-            earlier += 1
-        out.append(earlier)
-    return out
+    # The n-th removed one has (itself - n) survivors before it: those at or after it move by more.
+    before = [removed - n for n, removed in enumerate(sorted(gone))]
+    return [index + bisect_right(before, index) for index in indices]
 
 
 def kept(total: int, removed: Iterable[int]) -> tuple[int, ...]:

@@ -32,9 +32,13 @@ class LearningRates:
         self.restore_()
         if factor == 1.0:
             return
+        shared: set[int] = set()  # groups may hold one and the same tensor
         for group in self.optimizer.param_groups:
             own = group.get("lr")
             if isinstance(own, Tensor):  # a captured step reads this very tensor
+                if id(own) in shared:
+                    continue
+                shared.add(id(own))
                 self._own.append((group, own.clone(), own.mul_(factor).clone()))
             elif own is not None:
                 group["lr"] = own * factor

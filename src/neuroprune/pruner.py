@@ -20,7 +20,7 @@ from neuroprune.distillation import Distillation, teacher_for
 from neuroprune.layer_distillation import asked_teacher, distillation_for
 from neuroprune.learning_rates import LearningRates
 from neuroprune.methods import Method, dead_inputs, dead_units, method_for
-from neuroprune.methods.method import StepSizeOf, step_sizes
+from neuroprune.methods.method import StepSizeOf, set_up_, step_sizes
 from neuroprune.plan import ShrinkPlan
 from neuroprune.record import differences
 from neuroprune.snapshots import Evaluate, Snapshots, snapshots_for
@@ -152,7 +152,7 @@ class Pruner:
             )
         warn_of_others(self.optimizer, self.anatomy)
         check_one_device(self.anatomy)
-        self.method.setup(self.anatomy, self.optimizer)
+        set_up_(self.method, self.anatomy, self.optimizer)
         adopt_(model, self.anatomy.lineage)  # every checkpoint from now on carries the plan
         self._hooks = around_step(self.optimizer, self._before_step, self._after_step)
         self._recorded = self._lineage_of()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 
+import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -72,14 +73,23 @@ def check_state_is_sliceable(optimizer: Optimizer, anatomy: Anatomy, cuts: bool)
 
 
 def check_one_device(anatomy: Anatomy) -> None:
-    """Refuse a model that is spread over devices: its units are compared with each other.
+    """Refuse a model that is spread over devices, or trained by several processes.
+
+    Its units are compared with each other, and what gradients say of them differs from process to
+    process; a wrapper that gathers gradients holds on to parameters that a cut replaces.
 
     Args:
         anatomy: the model's blocks.
 
     Raises:
-        ConfigError: with the devices.
+        ConfigError: with the devices, or the number of processes.
     """
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        raise ConfigError(
+            f"a model is pruned in one process, and this is one of {dist.get_world_size()}: each "
+            "would choose other units, and DistributedDataParallel keeps parameters that a cut "
+            "replaces. Prune on one device; train the finished model on many."
+        )
     devices = sorted({str(matrix.device) for matrix in anatomy.matrices()})
     if len(devices) > 1:
         raise ConfigError(

@@ -163,6 +163,20 @@ def test_a_checkpoint_after_a_cut_resumes_on_the_same_trajectory(
     assert equal(neuroprune.from_pretrained(tmp_path / "saved"), resumed)
 
 
+def test_a_checkpoint_by_step_at_an_epochs_end_is_cut_when_it_is_resumed(tmp_path: Path) -> None:
+    """It was saved before the epoch's end, at which heads go."""
+    through = make_model("bert")
+    settings = {"save_strategy": "steps", "save_steps": 3}  # an epoch has three
+    trainer_for(through, tmp_path / "a", CONFIG, **settings).train()
+    checkpoint = tmp_path / "a" / "checkpoint-3"
+    resumed = neuroprune.from_pretrained(checkpoint)
+    before = lineage_of(resumed)
+    trainer = trainer_for(resumed, tmp_path / "b", CONFIG, **settings)
+    trainer.train(resume_from_checkpoint=str(checkpoint))
+    assert lineage_of(resumed) == lineage_of(through) != before
+    assert equal(resumed, through)
+
+
 def test_resuming_without_the_callbacks_state_is_refused(tmp_path: Path) -> None:
     trainer = trainer_for(make_model("bert"), tmp_path / "a")
     trainer.callback_handler.callbacks = [

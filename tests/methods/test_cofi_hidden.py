@@ -402,6 +402,16 @@ def test_heads_that_are_not_declared_and_bodies_without_one_are_refused() -> Non
         assert hooked(model) == 0
 
 
+def test_a_model_that_lost_inputs_of_single_layers_is_refused() -> None:
+    model = make_model("bert")
+    block = anatomy_of(model).mlps[0].name
+    shrink_(model, ShrinkPlan(remove_inputs={block: {"up": [0, 3]}}))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    with pytest.raises(ConfigError, match=r"hidden=True.*not both"):
+        attach(model, optimizer, EARLY, 10)
+    assert hooked(model) == 0
+
+
 def test_the_choice_is_off_and_unsaid_by_default() -> None:
     assert "hidden" not in CoFi(target=0.8).to_dict()
     config = CoFi(target=0.8, hidden=True)

@@ -215,6 +215,22 @@ def test_an_unknown_state_shape_is_refused_before_anything_changes() -> None:
     assert all(torch.equal(v, model.state_dict()[k]) for k, v in before.items())
 
 
+@pytest.mark.parametrize("value", [[torch.zeros(3, 3)], {"gram": torch.zeros(3, 3)}])
+def test_tensors_in_containers_are_refused(value: Any) -> None:
+    """Such as the gram matrices of SOAP: to leave them as they are would break the next step."""
+    model = make_model("bert").train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    step(model, optimizer, 0, "bert")
+    block = anatomy_of(model).mlps[0]
+    state = optimizer.state[block.up_proj.weight]
+    state["numbers"] = [1, 2.0, torch.tensor(3.0)]
+    state["note"] = "text"
+    shrink_(model, ShrinkPlan({}, {block.name: [0]}), optimizer)
+    optimizer.state[anatomy_of(model).mlps[0].up_proj.weight]["GG"] = value
+    with pytest.raises(OptimizerStateError, match=r"'GG', a (list|dict) of tensors"):
+        shrink_(model, ShrinkPlan({}, {block.name: [0]}), optimizer)
+
+
 def test_schedulers_and_accelerate_wrappers_go_on() -> None:
     from accelerate import Accelerator
 

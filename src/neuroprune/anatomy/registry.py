@@ -125,8 +125,8 @@ def refuse_wrapped(model: nn.Module) -> None:
         if kind.__name__ in _WRAPPERS:
             raise WrappedModelError(
                 f"the model is wrapped in {kind.__name__}. Pass the inner model "
-                "(accelerator.unwrap_model(model), model.module or model._orig_mod), and wrap or "
-                "compile it again after each cut."
+                "(accelerator.unwrap_model(model), model.module or model._orig_mod) on one device, "
+                "and wrap or compile it when pruning has finished."
             )
     for module in model.modules():
         compiled = getattr(module, "_compiled_call_impl", None) is not None

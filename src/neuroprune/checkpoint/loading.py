@@ -39,8 +39,8 @@ def from_pretrained(directory: Path | str, model_class: Any = None, **kwargs: An
         The model, in eval mode, ready to use, train or prune further.
 
     Raises:
-        CheckpointError: no such directory, no plan in it, or files that were truncated, altered
-            or belong to another model.
+        CheckpointError: no such directory, no plan in it, weights that were truncated, altered or
+            belong to another model, or settings beside them that cannot be of this model.
 
     Example:
         >>> model = neuroprune.from_pretrained("out/")  # doctest: +SKIP
@@ -53,12 +53,21 @@ def from_pretrained(directory: Path | str, model_class: Any = None, **kwargs: An
         raise CheckpointError(
             "config, state_dict and output_loading_info come from the checkpoint; leave them out."
         )
-    config, kwargs = _config(settings | _dense_width(lineage), kwargs)
-    saved_class = _saved_class(settings, directory)
-    wanted = saved_class if model_class is None else _class_for(model_class, config)
+    config, kwargs = _config(settings | _dense_width(lineage), kwargs, directory)
+    saved_class = _saved_class(settings)
+    if model_class is not None:
+        wanted = _class_for(model_class, config)
+    elif saved_class is not None:
+        wanted = saved_class
+    else:
+        raise CheckpointError(
+            f"{directory / 'config.json'} names the model class {settings.get('architectures')}, "
+            "which this transformers does not have. Pass model_class=..."
+        )
     built = wanted if layout is not None else _replaying(wanted, lineage)
     loaded, report = _load(built, directory, config, kwargs)
-    if wanted is saved_class and report["missing_keys"]:
+    named = getattr(wanted, "__name__", None) in (settings.get("architectures") or [])
+    if named and report["missing_keys"]:
         raise CheckpointError(
             f"{directory}: weights are missing: {', '.join(sorted(report['missing_keys']))}. "
             "Copy the whole directory, or save the model again."
@@ -149,17 +158,15 @@ def _read_plan(
     return lineage, layout
 
 
-def _saved_class(settings: Mapping[str, Any], directory: Path) -> Any:
+def _saved_class(settings: Mapping[str, Any]) -> Any:
+    """The model class that config.json names; None where transformers has none of that name."""
     import transformers
 
-    names = settings.get("architectures") or []
-    found = [getattr(transformers, name, None) for name in names]
-    if not found or found[0] is None:
-        raise CheckpointError(
-            f"{directory / 'config.json'} names the model class {names}, which this transformers "
-            "does not have. Pass model_class=..."
-        )
-    return found[0]
+    names = settings.get("architectures")
+    name = names[0] if isinstance(names, list) and names else None
+    found = getattr(transformers, name, None) if isinstance(name, str) else None
+    is_model = isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)
+    return found if is_model else None
 
 
 def _dense_width(lineage: Lineage) -> dict[str, Any]:
@@ -170,13 +177,24 @@ def _dense_width(lineage: Lineage) -> dict[str, Any]:
     return {family.stream.width_key: lineage.width}
 
 
-def _config(settings: Mapping[str, Any], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+def _config(
+    settings: Mapping[str, Any], kwargs: dict[str, Any], directory: Path
+) -> tuple[Any, dict[str, Any]]:
     """The config that the weights are loaded into, and the keyword arguments it did not take."""
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     dense = {k: v for k, v in settings.items() if k not in ("neuroprune", "per_layer_config")}
     kind = type(AutoConfig.for_model(dense["model_type"]))
-    return kind.from_dict(dense, return_unused_kwargs=True, **kwargs)  # type: ignore[no-any-return]
+    loading = {key: kwargs.pop(key) for key in ("dtype", "torch_dtype") if key in kwargs}
+    try:
+        config, rest = kind.from_dict(dense, return_unused_kwargs=True, **kwargs)
+    except StrictDataclassError as error:
+        raise CheckpointError(
+            f"{directory / 'config.json'} is damaged, or a setting that was given is none of a "
+            f"{dense['model_type']!r} model: {error}"
+        ) from error
+    return config, rest | loading
 
 
 def _class_for(model_class: Any, config: Any) -> Any:

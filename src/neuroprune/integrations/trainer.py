@@ -62,7 +62,12 @@ class _Events:
                     "the checkpoint was written without this callback. Resume a pruning run from "
                     "a checkpoint of a pruning run, or start a new training from the saved model."
                 )
-            self.pruner.load_state_dict(saved["attributes"]["pruner"])
+            found = saved["attributes"]["pruner"]
+            self.pruner.load_state_dict(found)
+            # Saved by step, a checkpoint of an epoch's last step is older than the epoch's end.
+            at_the_end = bool(state.epoch) and float(state.epoch).is_integer()
+            if at_the_end and found["cut_at_step"] != found["steps"]:
+                self.pruner.prune()
 
     def _snapshot_dir(self, args: Any) -> Path | str | None:
         """Where snapshots go: the user's place, or one in `output_dir` where they are asked for."""

@@ -73,6 +73,12 @@ class CoFiMethod(GatedMethod[CoFi]):
             stream = stream_of(anatomy)
         except AnatomyError as error:
             raise ConfigError(f"CoFi(hidden=True): {error}") from error
+        if anatomy.lineage.plan.remove_inputs:
+            raise ConfigError(
+                "CoFi(hidden=True): single layers of this model have stopped reading some of their "
+                "inputs, and a model loses those or hidden dimensions of all layers, not both. "
+                "Start from a model that has lost none, or leave hidden out."
+            )
         if anatomy.model is anatomy.root:
             raise ConfigError(
                 f"CoFi(hidden=True): a {type(anatomy.model).__name__} hands its hidden states out, "

@@ -212,6 +212,24 @@ class Method(Generic[ConfigT]):
         """
 
 
+def set_up_(method: Method[Any], anatomy: Anatomy, optimizer: Optimizer) -> None:
+    """`setup` of a method that leaves nothing behind where it refuses.
+
+    Args:
+        method: the method.
+        anatomy: the model's blocks.
+        optimizer: the torch optimizer.
+
+    Raises:
+        ConfigError: what `setup` raises.
+    """
+    try:
+        method.setup(anatomy, optimizer)
+    except BaseException:
+        method.teardown()  # it may watch some blocks already
+        raise
+
+
 def schedule_length(total_steps: int | None, why: str) -> int:
     """The number of optimizer steps, for a method that cannot do without.
 

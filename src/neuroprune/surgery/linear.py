@@ -80,7 +80,8 @@ class NoHeadsProjection(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Zeros of shape (..., head_dim)."""
-        return input.new_zeros(*input.shape[:-1], self.placeholder_features)
+        zeros = input.new_zeros(*input.shape[:-1], self.placeholder_features)
+        return zeros + _nothing(self)
 
 
 class NoHeadsOutput(nn.Linear):
@@ -88,8 +89,19 @@ class NoHeadsOutput(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """The bias (or zeros), broadcast to shape (..., d)."""
-        zeros = input.new_zeros(*input.shape[:-1], self.weight.shape[0])
+        zeros = input.new_zeros(*input.shape[:-1], self.weight.shape[0]) + _nothing(self)
         return zeros if self.bias is None else zeros + self.bias
+
+
+def _nothing(linear: nn.Linear) -> Tensor:
+    """The sum of the empty parameters, 0: they take part, so that a gradient of theirs is awaited.
+
+    DistributedDataParallel waits for the gradient of every parameter that requires one.
+    """
+    return sum(
+        (p.sum() for p in linear.parameters(recurse=False) if not p.numel()),
+        start=torch.zeros((), device=linear.weight.device, dtype=linear.weight.dtype),
+    )
 
 
 def skip_empty_gradients_(linear: nn.Linear) -> None:

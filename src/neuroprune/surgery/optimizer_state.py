@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,8 +102,16 @@ def rebind_(optimizer: Optimizer, replacements: Mapping[Tensor, Replacement]) ->
 
 def _state_dim(name: str, value: Any, parameter: Tensor, dim: int) -> int | None:
     """Dimension of a state tensor that follows the parameter's `dim`; None to keep it whole."""
-    if not isinstance(value, Tensor) or value.ndim == 0:
+    if not isinstance(value, Tensor):
+        if _holds_tensors(value):
+            raise OptimizerStateError(
+                f"cannot slice the optimizer state {name!r}, a {type(value).__name__} of tensors. "
+                "Use AdamW, SGD or Adafactor, or shrink without the optimizer and make a new one "
+                "afterwards."
+            )
         return None  # a plain number
+    if value.ndim == 0:
+        return None
     if value.shape == (1,) != parameter.shape:
         return None  # a counter
     if name in _FACTORED and value.ndim == parameter.ndim - 1:
@@ -120,4 +128,16 @@ def _state_dim(name: str, value: Any, parameter: Tensor, dim: int) -> int | None
         f"cannot slice the optimizer state {name!r} of shape {tuple(value.shape)} with its "
         f"parameter of shape {tuple(parameter.shape)} cut along dimension {dim}. Use AdamW, SGD or "
         "Adafactor, or shrink without the optimizer and make a new one afterwards."
+    )
+
+
+def _holds_tensors(value: Any) -> bool:
+    """Whether a container holds a tensor that has dimensions."""
+    if isinstance(value, Tensor):
+        return value.ndim > 0
+    inside = value.values() if isinstance(value, Mapping) else value
+    return (
+        isinstance(inside, Iterable)
+        and not isinstance(inside, str | bytes)
+        and any(map(_holds_tensors, inside))
     )

@@ -18,6 +18,7 @@ from neuroprune.plan import PlanError, ShrinkPlan
 
 PREFIX = "neuroprune_"
 _BUFFER = "neuroprune_kept_heads"
+_STOCK = ("eager", "sdpa")  # implementations that take a position bias per head
 
 
 def check_implementation(anatomy: Anatomy, plan: ShrinkPlan) -> None:
@@ -56,21 +57,33 @@ def install_(anatomy: Anatomy) -> None:
         kept = anatomy.lineage.kept_heads(block.name) or (0,)
         index = torch.tensor(kept, device=block.q_proj.weight.device)
         if not hasattr(block.owner, _BUFFER):
-            block.owner.register_forward_pre_hook(_follow_implementation)
+            block.owner.register_forward_pre_hook(_FollowImplementation())
         block.owner.register_buffer(_BUFFER, index, persistent=False)
-        _follow_implementation(block.owner, ())
+        _FollowImplementation()(block.owner, ())
 
 
-def _follow_implementation(module: nn.Module, args: Any) -> None:
+class _FollowImplementation:
     """Before each forward: a stock implementation chosen meanwhile gives way to its ragged twin."""
-    config: Any = module.config
-    stock = config._attn_implementation or "eager"
-    if not stock.startswith(PREFIX):
-        config._attn_implementation = _register(stock)
+
+    def __call__(self, module: nn.Module, args: Any) -> None:
+        config: Any = module.config
+        stock = config._attn_implementation or "eager"
+        if not stock.startswith(PREFIX):
+            config._attn_implementation = _register(stock)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A model that comes from another process has its twins registered before it runs."""
+        return _in_this_process, ()
+
+
+def _in_this_process() -> _FollowImplementation:
+    for stock in _STOCK:
+        _register(stock)
+    return _FollowImplementation()
 
 
 def _check_stock(stock: str) -> None:
-    if stock not in ("eager", "sdpa"):
+    if stock not in _STOCK:
         raise PlanError(
             f"heads of this family cannot be removed under attn_implementation={stock!r}, which "
             "takes no position bias per head. Load the model with 'sdpa' or 'eager'."
