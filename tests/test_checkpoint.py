@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import subprocess
@@ -536,3 +537,63 @@ def _thirds(model: Any) -> dict[str, dict[str, range]]:
         block.name: {group: range(0, width, 3) for group, width in input_widths(block).items()}
         for block in anatomy_of(model).blocks()
     }
+
+
+@pytest.mark.parametrize("family", ["bert", "t5", "llama"])
+def test_a_stock_save_over_ours_is_the_newer_one(family: str, tmp_path: Path) -> None:
+    """A Trainer that goes on in the same folder leaves our plan file behind."""
+    model = make_model(family)
+    shrink_(model, ShrinkPlan(*random_units(model, 1)))
+    neuroprune.save_pretrained(model, tmp_path)
+    again = neuroprune.from_pretrained(tmp_path)
+    some = next(block for block in anatomy_of(again).mlps if block.d_ff)
+    shrink_(again, ShrinkPlan({}, {some.name: [0]}))
+    with torch.no_grad():
+        for parameter in again.parameters():
+            parameter.mul_(0.9)
+    again.save_pretrained(tmp_path)
+    loaded = neuroprune.from_pretrained(tmp_path)
+    assert lineage_of(loaded) == lineage_of(again) != lineage_of(model)
+    inputs = make_inputs(family)
+    torch.testing.assert_close(logits(loaded, inputs), logits(again, inputs), rtol=0, atol=1e-6)
+    neuroprune.save_pretrained(loaded, tmp_path)
+    loaded = neuroprune.from_pretrained(tmp_path)
+    torch.testing.assert_close(logits(loaded, inputs), logits(again, inputs), rtol=0, atol=1e-6)
+
+
+def test_a_type_of_the_users_own_loads_with_its_class(tmp_path: Path) -> None:
+    """What docs/adding_a_family.md promises, with a config class that says nothing at first."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    from neuroprune.anatomy.registry import _FAMILIES, register_family
+
+    class OwnConfig(BertConfig):
+        model_type = "my-bert"
+
+    class OwnModel(BertForSequenceClassification):
+        config_class = OwnConfig
+
+    settings = {k: v for k, v in make_model("bert").config.to_dict().items() if k != "model_type"}
+    register_family(dataclasses.replace(_FAMILIES["bert"], model_type="my-bert"))
+    try:
+        model = OwnModel(OwnConfig(**settings)).eval()
+        shrink_(model, ShrinkPlan({"encoder.layer.0.attention": [0]}))
+        neuroprune.save_pretrained(model, tmp_path)
+        with pytest.raises(CheckpointError, match=r"type 'my-bert'.*AutoConfig.register"):
+            neuroprune.from_pretrained(tmp_path)
+        loaded = neuroprune.from_pretrained(tmp_path, model_class=OwnModel)
+        inputs = make_inputs("bert")
+        torch.testing.assert_close(logits(loaded, inputs), logits(model, inputs))
+    finally:
+        del _FAMILIES["my-bert"]
+
+
+def test_a_module_around_a_model_is_no_model_to_save(tmp_path: Path) -> None:
+    class Around(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bert = make_model("bert").bert
+            self.config = self.bert.config
+
+    with pytest.raises(CheckpointError, match=r"got a Around\. Save the model inside it"):
+        neuroprune.save_pretrained(Around(), tmp_path)

@@ -83,7 +83,8 @@ class NeuroPrune(Config):
         snapshots: structural sparsities at which a reloadable model is saved on the way.
         uniform: equal shapes in all layers, rounded to multiples that hardware likes.
         lr_growth: a smaller model takes larger steps: learning rates are multiplied by
-            (share of the prunable weights that is left)^-lr_growth (target mode). 0: never.
+            min(sqrt(20), (share of the prunable weights that is left)^-lr_growth) (target mode). 0:
+            never.
 
     Raises:
         ConfigError: a value is negative, NaN or infinite, a choice is unknown, or settings of the

@@ -22,7 +22,7 @@ def parameters_of(optimizer: Optimizer) -> set[Tensor]:
     return {p for group in optimizer.param_groups for p in group["params"]}
 
 
-def count_trained(optimizer: Optimizer, anatomy: Anatomy) -> int:
+def count_held(optimizer: Optimizer, anatomy: Anatomy) -> int:
     """How many prunable matrices an optimizer holds.
 
     Args:
@@ -31,6 +31,17 @@ def count_trained(optimizer: Optimizer, anatomy: Anatomy) -> int:
     """
     held = parameters_of(optimizer)
     return sum(matrix in held for matrix in anatomy.matrices())
+
+
+def trains_any(optimizer: Optimizer, anatomy: Anatomy) -> bool:
+    """Whether an optimizer trains a prunable matrix: it holds it, and it requires gradients.
+
+    Args:
+        optimizer: the torch optimizer, not a wrapper.
+        anatomy: the model's blocks.
+    """
+    held = parameters_of(optimizer)
+    return any(matrix in held and matrix.requires_grad for matrix in anatomy.matrices())
 
 
 def warn_of_others(optimizer: Optimizer, anatomy: Anatomy) -> None:

@@ -177,6 +177,16 @@ def test_a_checkpoint_by_step_at_an_epochs_end_is_cut_when_it_is_resumed(tmp_pat
     assert equal(resumed, through)
 
 
+def test_resuming_with_a_dense_model_says_what_to_give(tmp_path: Path) -> None:
+    trainer_for(make_model("bert"), tmp_path / "a").train()
+    dense = make_model("bert")
+    trainer = trainer_for(dense, tmp_path / "b")
+    with pytest.raises(ConfigError, match=r"of a model that was cut.*from_pretrained\(checkpoint"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-6"))
+    trainer_for(dense, tmp_path / "c", save_strategy="no").train()
+    assert not dense._load_state_dict_pre_hooks or len(dense._load_state_dict_pre_hooks) == 1
+
+
 def test_resuming_without_the_callbacks_state_is_refused(tmp_path: Path) -> None:
     trainer = trainer_for(make_model("bert"), tmp_path / "a")
     trainer.callback_handler.callbacks = [

@@ -18,7 +18,7 @@ from neuroprune.methods import method_for
 from neuroprune.plan import ShrinkPlan
 from neuroprune.pruner import attach
 from neuroprune.topology.sparsity import sparsity
-from tests.methods.loops import GRANULARITY, OPTIMIZERS, train
+from tests.methods.loops import GRANULARITY, OPTIMIZERS, run, train
 from tests.zoo import FAMILIES, inputs_for, logits, make_inputs, make_model, silence_
 
 
@@ -376,3 +376,11 @@ def test_what_is_measured_while_training_needs_a_step() -> None:
     pruner.detach()
     attach(model, optimizer, NeuroPrune(target=0.5, connectivity="strength"), 10).finish()
     assert anatomy_of(model).structural_sparsity == pytest.approx(0.5, abs=0.05)
+
+
+def test_where_no_unit_is_left_there_is_nothing_to_choose() -> None:
+    pruner = train("bert", NeuroPrune(target="heads:0"), 10)
+    again = attach(pruner.model, pruner.optimizer, NeuroPrune(target="heads:0"), 10)
+    run(again, "bert", range(10))
+    again.finish()
+    assert again.reached == {"heads:0": 0.0}

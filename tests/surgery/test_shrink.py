@@ -23,6 +23,7 @@ from tests.zoo import (
     GENERATIVE,
     HEAD_DIM,
     HEADS,
+    inputs_for,
     lineage_of,
     logits,
     make_inputs,
@@ -370,3 +371,22 @@ def test_a_body_with_a_config_of_its_own_keeps_its_lineage() -> None:
     assert anatomy.lineage.to_dict() == model.config.neuroprune
     shrink_(model, ShrinkPlan({"encoder.layer.0.attention": [0]}))
     assert anatomy_of(model).lineage.plan.remove_heads == {"encoder.layer.0.attention": (0, 1, 2)}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_models_without_heads_can_be_trained_on_many_devices(family: str, tmp_path: Path) -> None:
+    """DistributedDataParallel waits for a gradient of every parameter."""
+    import torch.distributed as dist
+    from torch.nn.parallel import DistributedDataParallel
+
+    model = make_model(family).train()
+    heads = {b.name: range(b.num_heads) for b in anatomy_of(model).attentions}
+    shrink_(model, ShrinkPlan(heads))
+    store = f"file://{tmp_path / 'store'}"
+    dist.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    try:
+        wrapped = DistributedDataParallel(model)
+        for seed in range(2):
+            wrapped(**inputs_for(model, family, seed)).loss.backward()
+    finally:
+        dist.destroy_process_group()

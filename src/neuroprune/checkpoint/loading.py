@@ -53,7 +53,8 @@ def from_pretrained(directory: Path | str, model_class: Any = None, **kwargs: An
         raise CheckpointError(
             "config, state_dict and output_loading_info come from the checkpoint; leave them out."
         )
-    config, kwargs = _config(settings | _dense_width(lineage), kwargs, directory)
+    kind = _config_class(settings, model_class, directory)
+    config, kwargs = _config(kind, settings | _dense_width(lineage), kwargs, directory)
     saved_class = _saved_class(settings)
     if model_class is not None:
         wanted = _class_for(model_class, config)
@@ -125,7 +126,10 @@ def _read_plan(
 ) -> tuple[Lineage, dict[str, Any] | None]:
     """Lineage, and the dense config values where the directory is in the stock layout."""
     layout = None
-    if (directory / PLAN_FILE).exists():
+    stored = settings.get("neuroprune")
+    # A stock save writes the plan into config.json, where ours never is: then it is the newer one,
+    # and a plan file beside it is of what was there before.
+    if stored is None and (directory / PLAN_FILE).exists():
         plan = read_json(directory / PLAN_FILE)
         if plan.get("checkpoint_version") != CHECKPOINT_VERSION:
             raise CheckpointError(
@@ -139,8 +143,6 @@ def _read_plan(
                 f"{directory / PLAN_FILE} is damaged: stock_layout is {layout!r}. Save the model "
                 "again."
             )
-    else:
-        stored = settings.get("neuroprune")
     if stored is None:
         raise CheckpointError(
             f"{directory} holds no plan ({PLAN_FILE}): it was not saved by neuroprune, or the save "
@@ -177,15 +179,30 @@ def _dense_width(lineage: Lineage) -> dict[str, Any]:
     return {family.stream.width_key: lineage.width}
 
 
+def _config_class(settings: Mapping[str, Any], model_class: Any, directory: Path) -> Any:
+    """The config class of a model type: that of transformers, or of a class of the user's own."""
+    from transformers import AutoConfig
+
+    named = settings["model_type"]
+    try:
+        return type(AutoConfig.for_model(named))
+    except ValueError as error:
+        own = getattr(model_class, "config_class", None)
+        if getattr(own, "model_type", None) == named:
+            return own
+        raise CheckpointError(
+            f"{directory}: transformers knows no model of the type {named!r}. Pass "
+            f"model_class=..., or register its config: AutoConfig.register({named!r}, YourConfig)."
+        ) from error
+
+
 def _config(
-    settings: Mapping[str, Any], kwargs: dict[str, Any], directory: Path
+    kind: Any, settings: Mapping[str, Any], kwargs: dict[str, Any], directory: Path
 ) -> tuple[Any, dict[str, Any]]:
     """The config that the weights are loaded into, and the keyword arguments it did not take."""
     from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig
 
     dense = {k: v for k, v in settings.items() if k not in ("neuroprune", "per_layer_config")}
-    kind = type(AutoConfig.for_model(dense["model_type"]))
     loading = {key: kwargs.pop(key) for key in ("dtype", "torch_dtype") if key in kwargs}
     try:
         config, rest = kind.from_dict(dense, return_unused_kwargs=True, **kwargs)

@@ -37,8 +37,8 @@ def save_pretrained(model: nn.Module, directory: Path | str, tokenizer: Any = No
         tokenizer: saved along, if given.
 
     Raises:
-        CheckpointError: the disk is full or the directory cannot be written; what was there before
-            is untouched, or the message says where it is.
+        CheckpointError: the model is none of transformers'; or the disk is full or the directory
+            cannot be written: what was there before is untouched, or the message says where it is.
 
     Example:
         >>> neuroprune.save_pretrained(model, "out/", tokenizer)  # doctest: +SKIP
@@ -48,6 +48,11 @@ def save_pretrained(model: nn.Module, directory: Path | str, tokenizer: Any = No
     if tokenizer is not None and not hasattr(tokenizer, "save_pretrained"):
         raise CheckpointError(
             f"expected a tokenizer or processor that can be saved, got {tokenizer!r}."
+        )
+    if not hasattr(model, "save_pretrained"):
+        raise CheckpointError(
+            f"expected a transformers model, which has save_pretrained; got a "
+            f"{type(model).__name__}. Save the model inside it."
         )
     directory = Path(directory)
     anatomy, family = anatomy_of(model), family_of(model)
@@ -110,6 +115,6 @@ def _is_readable(config: Any, settings: dict[str, Any]) -> bool:
     """Whether transformers makes a config of settings: Llama's looks at one number of heads."""
     try:
         type(config).from_dict(dict(settings))
-    except RuntimeError:  # of which AmbiguousGlobalPerLayerAttributeError is one
+    except Exception:  # whatever a config class of the user's own makes of them
         return False
     return True

@@ -40,7 +40,7 @@ def absorb(
     Raises:
         ValueError: ridge is negative or not finite, or the moments are not finite.
 
-    Reference: Kwon et al. (2022), arXiv 2204.09656, section 4.3 (mask tuning as least squares).
+    Reference: Kwon et al. (2022), arXiv 2204.09656, section 4 (mask tuning as least squares).
     """
     check_non_negative("ridge", ridge)
     g, w = _doubles(gram, weight)

@@ -75,7 +75,7 @@ def search_masks(
         Masks of the heads and neurons that go. All neurons, and as many heads as allowed, where
         that is not enough.
 
-    Reference: Kwon et al. (2022), arXiv 2204.09656, section 4.2 and Algorithm 1.
+    Reference: Kwon et al. (2022), arXiv 2204.09656, section 4 and Algorithm 1 (mask search).
     """
     head_order, head_loss, head_freed = _ranked(head_scores, head_costs)
     neuron_order, neuron_loss, neuron_freed = _ranked(neuron_scores, neuron_costs)
@@ -111,7 +111,7 @@ def rearranged(
     Returns:
         Mask of the units that go, of the same number.
 
-    Reference: Kwon et al. (2022), arXiv 2204.09656, section 4.2 (mask rearrangement).
+    Reference: Kwon et al. (2022), arXiv 2204.09656, section 4 (mask rearrangement).
     """
     out = gone.clone()
     if not bool(gone.any()) or bool(gone.all()):
@@ -180,7 +180,7 @@ def tuned_masks(
     Raises:
         ValueError: ridge is negative or not finite, or the moments are not finite.
 
-    Reference: Kwon et al. (2022), arXiv 2204.09656, section 4.3.
+    Reference: Kwon et al. (2022), arXiv 2204.09656, section 4 (mask tuning).
     """
     ones = torch.ones(1, moments.shape[0], dtype=moments.dtype, device=moments.device)
     masks = absorb(moments, ones, kept, removed, ridge).squeeze(0)

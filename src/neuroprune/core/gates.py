@@ -162,8 +162,8 @@ def relaxed_top_k(
     Returns:
         Gates, shape (n,), differentiable in the scores.
 
-    Reference: Xie and Ermon (2019), arXiv 1901.10517, algorithm 1; Li, Cotterell and Sachan (2021),
-    arXiv 2108.04657, section 3.
+    Reference: Xie and Ermon (2019), arXiv 1901.10517 (relaxed subset sampling); Li, Cotterell and
+    Sachan (2021), arXiv 2108.04657, section 3.
     """
     gates = scores * 0.0
     for chosen in range(count):

@@ -36,14 +36,24 @@ class _Events:
         self.reached: dict[str, float] = {}
         self.removed: ShrinkPlan | None = None
         self.snapshots: list[dict[str, Any]] = []
+        self._shapes: Any = None  # looks at what is loaded into the model before a training
 
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Refuse settings that cannot work, before anything is trained."""
         self._check(args)
+        # A checkpoint's weights are loaded before the training begins.
+        self._forget_shapes()
+        self._shapes = kwargs["model"].register_load_state_dict_pre_hook(_refuse_other_shapes)
+
+    def _forget_shapes(self) -> None:
+        if self._shapes is not None:
+            self._shapes.remove()
+            self._shapes = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Attach; when resuming, continue from the state in the checkpoint."""
         self._check(args)
+        self._forget_shapes()
         if self.pruner is not None:  # an earlier training was interrupted
             self.pruner.detach()
         self.pruner = attach(
@@ -108,6 +118,24 @@ class _Events:
         }
 
 
+def _refuse_other_shapes(module: Any, state: Any, prefix: str, *_: Any) -> None:
+    """Before weights are loaded: those of a model that was cut do not fit a dense one.
+
+    Raises:
+        ConfigError: with the remedy.
+    """
+    own = module.state_dict()
+    for name, value in own.items():
+        found = state.get(prefix + name, value)
+        if found.shape != value.shape:
+            raise ConfigError(
+                f"the checkpoint is of a model that was cut: {name} has the shape "
+                f"{tuple(found.shape)} there and {tuple(value.shape)} in this model. Give the "
+                "Trainer the model of the checkpoint: Trainer(neuroprune.from_pretrained("
+                "checkpoint), ...), then train(resume_from_checkpoint=checkpoint)."
+            )
+
+
 def _check(args: Any) -> None:
     """Refuse Trainer settings under which pruning cannot work.
 
@@ -158,8 +186,9 @@ def callback_class() -> Any:
         the plain loop. Checkpoints carry the plan: load one with `neuroprune.from_pretrained` and
         pass it to `Trainer.train(resume_from_checkpoint=...)` to continue.
 
-        With gradient accumulation, set `trainer.model_accepts_loss_kwargs = False` for classifiers:
-        transformers 5.23 does not average their loss over the accumulated batches, which makes the
+        With gradient accumulation, set `trainer.model_accepts_loss_kwargs = False` for models whose
+        loss is a mean over its own batch whatever `num_items_in_batch` says, such as classifiers
+        and T5: transformers 5.23 does not average it over the accumulated batches, which makes the
         task's gradient that many times larger against the penalty.
 
         Args:

@@ -31,7 +31,9 @@ from neuroprune.plan import ShrinkPlan
 class UnitConnectivity:
     """Running connectivity of every head and neuron.
 
-        c_u <- c_u + (x_u - c_u) / min(n, horizon),    n = batches seen
+        c_u <- c_u + (x_u - c_u) / min(n, horizon),    n = optimizer steps
+
+    x_u of a step is over all of its batches, where gradients are accumulated.
 
     With "fisher", x_u is the squared first-order change of the loss without the unit, divided by
     its mean over all units: only ratios matter to a ranking, and a mean of ratios does not depend
@@ -39,7 +41,7 @@ class UnitConnectivity:
 
     Args:
         kind: what is measured.
-        horizon: batches that the running mean remembers.
+        horizon: steps that the running mean remembers.
     """
 
     def __init__(self, kind: Connectivity, horizon: int) -> None:
@@ -50,6 +52,7 @@ class UnitConnectivity:
         self.activity: dict[str, Tensor] = {}
         self._hooks: list[Any] = []
         self._passes = TrainingPasses()
+        self._of_step: dict[str, tuple[Tensor, int]] = {}  # sum over passes of mean squares
 
     @property
     def needs_gradients(self) -> bool:
@@ -87,9 +90,8 @@ class UnitConnectivity:
             return
         with torch.no_grad():
             mean = x.reshape(-1, x.shape[-1]).float().square().mean(dim=0)
-            old = self.activity.get(name)
-            rate = 1.0 / min(self.seen + 1, self.horizon)
-            self.activity[name] = mean if old is None else old.to(mean).lerp_(mean, rate)
+            total, passes = self._of_step.get(name, (torch.zeros_like(mean), 0))
+            self._of_step[name] = (total.to(mean) + mean, passes + 1)
 
     @torch.no_grad()
     def observe_(self, anatomy: Anatomy) -> None:
@@ -104,6 +106,11 @@ class UnitConnectivity:
         if self.needs_activity and any(unit_number(b) for b in anatomy.blocks()):
             self._passes.check_(f'connectivity="{self.kind}"')
         self.seen += 1
+        rate = 1.0 / min(self.seen, self.horizon)
+        for name, (total, passes) in self._of_step.items():
+            old, mean = self.activity.get(name), total / passes
+            self.activity[name] = mean if old is None else old.to(mean).lerp_(mean, rate)
+        self._of_step = {}
         if not self.needs_gradients:
             return
         found = {}
@@ -115,7 +122,6 @@ class UnitConnectivity:
             return
         total = torch.stack([x.sum().float() for x in found.values()]).sum()
         factor = to_mean_one(total, sum(len(x) for x in found.values()))
-        rate = 1.0 / min(self.seen, self.horizon)
         for name, x in found.items():
             old = self.fisher.get(name)
             new = x * factor
@@ -149,6 +155,7 @@ class UnitConnectivity:
             plan: the cut.
             anatomy: the blocks that are left.
         """
+        self._of_step = {}
         for block in anatomy.blocks():
             kept = kept_units(block, plan)
             if kept is None:

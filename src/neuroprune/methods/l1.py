@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from neuroprune.anatomy import Anatomy
 from neuroprune.config import L1, Apply, Config, Weights
@@ -14,7 +15,14 @@ from neuroprune.core.penalties import l1_penalty, l1_penalty_grad
 from neuroprune.core.proximal import soft_threshold_
 from neuroprune.core.units import mean_absolute_per_unit
 from neuroprune.methods.masks import magnitude
-from neuroprune.methods.method import Method, StepSizeOf, add_grad_, common_step_size, trained
+from neuroprune.methods.method import (
+    Method,
+    StepSizeOf,
+    add_grad_,
+    common_step_size,
+    trained,
+    warn_of_rounding,
+)
 from neuroprune.methods.ranked import RankedUnits
 from neuroprune.methods.ranked_weights import RankedWeights
 from neuroprune.methods.units import unit_number
@@ -34,6 +42,12 @@ class L1Penalty(Method[L1]):
     def acting(self) -> bool:
         """Whether the penalty acts at this step."""
         return True
+
+    def setup(self, anatomy: Anatomy, optimizer: Optimizer) -> None:
+        """Warn where proximal steps get lost."""
+        super().setup(anatomy, optimizer)
+        if self.config.apply is Apply.PROX:
+            warn_of_rounding(anatomy, optimizer)
 
     def penalty(self, anatomy: Anatomy) -> Tensor:
         """strength * sum |w|, while it acts."""

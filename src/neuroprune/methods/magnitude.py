@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from neuroprune.anatomy import Anatomy
-from neuroprune.config import Magnitude, Structural, Structure, Weights
+from neuroprune.config import ConfigError, Magnitude, Structural, Structure, Weights
 from neuroprune.control.schedule import cubic_sparsity
 from neuroprune.core.allocation import lowest_scores
 from neuroprune.core.importance import square_per_unit
@@ -25,10 +25,10 @@ from neuroprune.plan import ShrinkPlan
 class MagnitudeMethod(Method[Magnitude]):
     """Remove what is smallest, on a cubic schedule.
 
-    "weights": every `every` steps the smallest trained weights of the whole model are masked; a
-    masked weight stays zero. "units": every `every` steps of the ramp, at its end and at `prune()`
-    the heads and neurons of the smallest mean squared weight are removed until the schedule's
-    structural sparsity is reached; every layer keeps one of each.
+    "weights": every `every` steps of the ramp and at its end the smallest trained weights of the
+    whole model are masked; a masked weight stays zero. "units": then, and at `prune()`, the heads
+    and neurons of the smallest mean squared weight are removed until the schedule's structural
+    sparsity is reached; every layer keeps one of each.
 
     Args:
         config: target, structure and schedule.
@@ -58,11 +58,29 @@ class MagnitudeMethod(Method[Magnitude]):
 
         Raises:
             ConfigError: single weights are masked, and the optimizer has no learning rates or does
-                not train enough of them.
+                not train enough of them; or units go, and the target takes the last of a block.
         """
         if self.config.structure is Structure.WEIGHTS:
             check_weights(Weights(self.config.target), anatomy, step_sizes(optimizer))
+        else:
+            self._check_floor(anatomy)
         self._remember_zeros(anatomy)
+
+    def _check_floor(self, anatomy: Anatomy) -> None:
+        least = sum(unit_weights(block) for block in anatomy.blocks() if unit_number(block))
+        most = 1.0 - least / anatomy.dense_weights
+        if self.config.target > most:
+            raise ConfigError(
+                f"Magnitude leaves every block its best unit, which of this model is at most "
+                f"{most:.3f} removed; got target={self.config.target}. Ask for less, or use a "
+                "method without that floor, such as L1(target=...)."
+            )
+
+    @property
+    def _due(self) -> bool:
+        """Whether something goes at this step."""
+        begin, end = (round(x * self.schedule_steps) for x in (self.config.begin, self.config.end))
+        return self.step == end or (begin < self.step < end and self.step % self.config.every == 0)
 
     def scheduled(self) -> float:
         """The sparsity that the schedule asks for now."""
@@ -76,15 +94,13 @@ class MagnitudeMethod(Method[Magnitude]):
         if self.config.structure is not Structure.WEIGHTS:
             return
         self._mask.hold_()
-        if self.step % self.config.every == 0 or self.step == self.schedule_steps:
+        if self._due:
             gone = round(self.scheduled() * anatomy.dense_weights)
             self._mask.grow_(anatomy, step_size_of, gone, magnitude)
 
     def cut_now(self, anatomy: Anatomy) -> ShrinkPlan:
         """Units that go in the middle of an epoch: every `every` steps of the ramp, at its end."""
-        begin, end = (round(x * self.schedule_steps) for x in (self.config.begin, self.config.end))
-        on_the_way = begin < self.step < end and self.step % self.config.every == 0
-        return self.select(anatomy) if on_the_way or self.step == end else ShrinkPlan()
+        return self.select(anatomy) if self._due else ShrinkPlan()
 
     def select(self, anatomy: Anatomy, budget: float | None = None) -> ShrinkPlan:
         """The units of the smallest mean squared weight, as far as the schedule says.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from numbers import Integral
 from typing import Any, ClassVar, Generic, TypeVar
@@ -228,6 +229,25 @@ def set_up_(method: Method[Any], anatomy: Anatomy, optimizer: Optimizer) -> None
     except BaseException:
         method.teardown()  # it may watch some blocks already
         raise
+
+
+def warn_of_rounding(anatomy: Anatomy, optimizer: Optimizer) -> None:
+    """Warn where proximal steps get lost: in half precision w - t is w where t is small.
+
+    Args:
+        anatomy: the model's blocks.
+        optimizer: the torch optimizer.
+    """
+    sizes = step_sizes(optimizer)
+    kinds = {w.dtype for w in anatomy.matrices() if w in sizes and w.dtype.itemsize < 4}
+    if kinds:
+        warnings.warn(
+            f"the weights are {', '.join(sorted(map(str, kinds)))}, in which a proximal step of "
+            "learning rate times strength is smaller than what rounding takes away: it may do "
+            "nothing. Keep the weights in float32 (from_pretrained(..., dtype=torch.float32)) and "
+            'train under autocast (bf16=True), or use apply="penalty".',
+            stacklevel=2,
+        )
 
 
 def schedule_length(total_steps: int | None, why: str) -> int:

@@ -181,6 +181,10 @@ class MovementBlocks(MovementWeights):
             self._tiles |= {w: (1, max(w.shape[1], 1)) for w in fan_in}
             self._tiles[out] = (max(out.shape[0], 1), 1)
 
+    def _settle(self, anatomy: Anatomy) -> None:
+        super()._settle(anatomy)
+        self._groups, self._tiles = [], {}  # they hold matrices that a cut may replace
+
     def _score(self, parameter: Tensor, moved: Tensor) -> None:
         self._of(parameter).add_(sum_per_tile(moved, self._tiles[parameter]))
 

@@ -38,6 +38,7 @@ from neuroprune.methods.method import (
     common_step_size,
     step_sizes,
     trained,
+    warn_of_rounding,
 )
 from neuroprune.methods.redundant_heads import (
     absorb_heads_,
@@ -86,6 +87,7 @@ class NeuroPruneMethod(Method[NeuroPrune]):
             check_solver()
         check_circuits(self._how, anatomy)
         if self.config.apply is Apply.PROX:
+            warn_of_rounding(anatomy, optimizer)
             rates = step_sizes(optimizer)
             for attention in anatomy.attentions:
                 for group in attention.input_groups():

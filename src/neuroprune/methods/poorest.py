@@ -276,6 +276,8 @@ def _reserve_(ranked: Tensor, costs: Tensor) -> None:
 
     What is cut stays cut: once only dear units were left, the goal could not be met exactly.
     """
+    if not costs.numel():  # nothing is left
+        return
     dearest = costs.max()
     cheap = ((costs < dearest) & ranked.isfinite()).nonzero().squeeze(1)
     richest = cheap[ranked[cheap].argsort(descending=True, stable=True)]

@@ -14,7 +14,14 @@ from neuroprune.config import Config, ConfigError, ProximalGroup
 from neuroprune.core.group_lasso import group_lasso, group_lasso_prox_, norm_per_unit
 from neuroprune.core.units import unit_size
 from neuroprune.methods.dead_units import dead_units
-from neuroprune.methods.method import Method, StepSizeOf, common_step_size, step_sizes, trained
+from neuroprune.methods.method import (
+    Method,
+    StepSizeOf,
+    common_step_size,
+    step_sizes,
+    trained,
+    warn_of_rounding,
+)
 from neuroprune.methods.ranked import RankedUnits
 from neuroprune.methods.units import Block, unit_number
 from neuroprune.plan import ShrinkPlan
@@ -48,6 +55,7 @@ class GroupPush(Method[ProximalGroup]):
         rates = step_sizes(optimizer)
         for block in anatomy.blocks():
             _step_size(block, rates.get)
+        warn_of_rounding(anatomy, optimizer)
 
     def penalty(self, anatomy: Anatomy) -> Tensor:
         """The group lasso of all weights, while it acts."""

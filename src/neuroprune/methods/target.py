@@ -84,7 +84,8 @@ class TargetMethod(Method[NeuroPrune]):
             raise ConfigError(
                 f'connectivity="{self.connectivity.kind}" needs the gradients of the output layers '
                 f"of all blocks, and the optimizer does not train those of {', '.join(missing)}. "
-                'Train them, or use connectivity="activity" or "strength".'
+                "Train them (requires_grad_(True); merged adapters leave them frozen), or use "
+                'connectivity="activity" or "strength".'
             )
         if not waits(self.config.target, anatomy):
             self._measure(anatomy)

@@ -81,7 +81,7 @@ class NoHeadsProjection(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """Zeros of shape (..., head_dim)."""
         zeros = input.new_zeros(*input.shape[:-1], self.placeholder_features)
-        return zeros + _nothing(self)
+        return zeros + _nothing(self, input)
 
 
 class NoHeadsOutput(nn.Linear):
@@ -89,19 +89,18 @@ class NoHeadsOutput(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """The bias (or zeros), broadcast to shape (..., d)."""
-        zeros = input.new_zeros(*input.shape[:-1], self.weight.shape[0]) + _nothing(self)
+        zeros = input.new_zeros(*input.shape[:-1], self.weight.shape[0]) + _nothing(self, input)
         return zeros if self.bias is None else zeros + self.bias
 
 
-def _nothing(linear: nn.Linear) -> Tensor:
-    """The sum of the empty parameters, 0: they take part, so that a gradient of theirs is awaited.
+def _nothing(linear: nn.Linear, input: Tensor) -> Tensor:
+    """0, as a sum over no entry of the input and of the layer's empty parameters.
 
-    DistributedDataParallel waits for the gradient of every parameter that requires one.
+    So they, and all that the input comes from, have a gradient, if of 0:
+    DistributedDataParallel waits for one of every parameter that requires it.
     """
-    return sum(
-        (p.sum() for p in linear.parameters(recurse=False) if not p.numel()),
-        start=torch.zeros((), device=linear.weight.device, dtype=linear.weight.dtype),
-    )
+    empty = [p.sum() for p in linear.parameters(recurse=False) if not p.numel()]
+    return sum(empty, start=input[..., :0].sum())
 
 
 def skip_empty_gradients_(linear: nn.Linear) -> None:
