@@ -55,13 +55,13 @@ def results(tmp_path: Path) -> Path:
         # ours minus theirs: 0.035, 0.03, 0.025
         ("difference sst2/neuroprune-50 sst2/magnitude-units50", "3.0 ± 0.3"),
         ("difference sst2/dense sst2/neuroprune-50", "1.0 ± 0.3"),
-        ("difference sst2/neuroprune-50 sst2/l1", "10.5"),  # one seed in common
+        ("difference sst2/neuroprune-50 sst2/l1", "10.5 (1 pair)"),  # one seed in common
         ("speed-32 sst2/neuroprune-50", "1.90 ± 0.06"),  # 1.8, 1.9, 2.0
         ("time sst2/neuroprune-50", "0.80 ± 0.06"),  # 70, 80 and 90 s, dense 100
         ("importance heads/dsp-heads6", "0.93 ± 0.00"),  # 3.5, of a mean of 3.75
         ("least heads/dsp-heads6", "0.40 ± 0.00"),  # the importances 1 and 2
         ("bleu de/neuroprune-50", "25.5"),  # no percentage
-        ("difference de/neuroprune-50 de/dsp-50", "0.5 ± 0.5"),
+        ("difference de/neuroprune-50 de/dsp-50", "0.5 ± 0.5 (2 pairs)"),
         ("measured time/neuroprune, structural 0.5/times_dense", "0.64"),
         ("measured~1 time/neuroprune, structural 0.5/times_dense", "0.6"),
         ("ratio 4*time/cofi-80/seconds time/np-80/seconds", "6.00"),

@@ -11,6 +11,7 @@ from neuroprune.bench.sources import sources_of
 from neuroprune.bench.status import Cell, cells_of
 from neuroprune.bench.suite import FAILURE_SUFFIX, State
 from neuroprune.record import RunRecord
+from neuroprune.report.collect import mixed
 from neuroprune.report.numbers import (
     IN_PERCENT,
     baseline,
@@ -39,6 +40,7 @@ def caption(results: Path, name: str, groups: Mapping[str, Sequence[RunRecord]],
     records = [record for group in groups.values() for record in group]
     sources = sources_of(results, name)
     parts = [_seeds(records), f"{machines(records)}.", _shares(records), _pairs(records)]
+    parts += [said[0].upper() + said[1:] for k, g in groups.items() if (said := mixed(k, g))]
     parts.append(unfinished(results, name, groups))
     parts.append(_again(results, name, groups, label, sources))
     return " ".join(part for part in parts if part)

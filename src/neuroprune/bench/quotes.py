@@ -6,7 +6,8 @@ models are compared with):
 
     METRIC CELL             mean over the seeds, in % where the tables have it so
     kept CELL               the quality kept, in % of dense: mean ± standard error
-    difference CELL CELL    the first minus the second, pair by pair: mean ± standard error
+    difference CELL CELL    the first minus the second, pair by pair: mean ± standard error; fewer
+                            than three pairs are said
     speed-BATCH CELL        times the dense speed: mean ± standard error
     time CELL               training time, times that of the dense run: mean ± standard error
     importance CELL         of the removed heads, mean of all heads 1: mean ± standard error
@@ -25,8 +26,10 @@ from pathlib import Path
 from typing import Any
 
 from neuroprune.record import RunRecord
+from neuroprune.report.compare import ENOUGH
 from neuroprune.report.figure import ReportError
 from neuroprune.report.importance import least_important, relative, removed_and_all
+from neuroprune.report.names import number
 from neuroprune.report.numbers import (
     IN_PERCENT,
     Spread,
@@ -67,7 +70,9 @@ def quote(asked: str, load: Load) -> str:
         raise QuoteError(f"{asked!r}: not every record has it, or there is no seed in common.")
     if found["digits"] is not None:
         return f"{spread.mean:.{found['digits']}f}"
-    return spread.text_of_mean(digits) if with_error else f"{spread.mean:.{digits}f}"
+    told = spread.text_of_mean(digits) if with_error else f"{spread.mean:.{digits}f}"
+    few = what == "difference" and spread.count < ENOUGH
+    return f"{told} ({number(spread.count, 'pair')})" if few else told
 
 
 def _number(what: str, of: str, load: Load) -> tuple[Spread | None, int, bool]:

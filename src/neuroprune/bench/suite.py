@@ -25,7 +25,7 @@ class State(StrEnum):
     """How a job stands.
 
     done: its record is there and was made with exactly its configuration.
-    stale: a record is there, of another configuration or another version.
+    stale: a record is there, of another configuration or another record version.
     failed: its last run failed.
     missing: it has not been run.
     """

@@ -123,8 +123,8 @@ def status(
 ) -> None:
     """Say how many of the wanted seeds are done, and what failed, is stale or missing.
 
-    A record is stale when it was made with another configuration than the file has now, or by
-    another version. Exit codes: 0 all is done; 1 something is not; 2 wrong usage or input.
+    A record is stale when it was made with another configuration than the file has now, or is of
+    another record version. Exit codes: 0 all is done; 1 something is not; 2 wrong usage or input.
     """
     from neuroprune.bench.matrix import plan
     from neuroprune.bench.status import cells_of, strays

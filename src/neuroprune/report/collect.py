@@ -196,13 +196,25 @@ def _split(folder: str, made: Sequence[Experiment]) -> Iterator[str]:
 def _mixed(experiment: Experiment) -> Iterator[str]:
     """Cells whose runs differ in more than the seed."""
     for cell in experiment.cells:
-        first, *others = map(_conditions, cell.records)
-        apart = sorted({key for one in others for key in differing(first, one)})
-        if apart:
-            yield (
-                f"{experiment.name}: the runs of {cell.label} differ in {apart[0]}, not in "
-                "their seed only; their mean is of different settings."
-            )
+        if said := mixed(cell.label, cell.records):
+            yield f"{experiment.name}: {said}"
+
+
+def mixed(label: str, records: Sequence[RunRecord]) -> str:
+    """In what the runs of a cell differ beside their seed, in words; empty for nothing.
+
+    Args:
+        label: of the cell.
+        records: its records, at least one.
+    """
+    first, *others = map(_conditions, records)
+    apart = sorted({key for one in others for key in differing(first, one)})
+    if not apart:
+        return ""
+    return (
+        f"the runs of {label} differ in {apart[0]}, not in their seed only; their mean is of "
+        "different settings."
+    )
 
 
 def _conditions(record: RunRecord) -> dict[str, Any]:
