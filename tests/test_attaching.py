@@ -183,6 +183,18 @@ def test_a_method_that_is_refused_leaves_nothing_behind() -> None:
     assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.modules())
 
 
+def test_a_model_that_a_quantizer_loaded_is_refused() -> None:
+    """With plain layers, too: transformers would not save it."""
+    from transformers import GgufConfig
+    from transformers.quantizers.quantizer_gguf import GgufHfQuantizer
+
+    model = make_model("llama")
+    model.hf_quantizer = GgufHfQuantizer(GgufConfig())
+    optimizer = torch.optim.AdamW(model.parameters())
+    with pytest.raises(ConfigError, match=r"by a quantizer \(gguf\).*GgufConfig\(dequantize=True"):
+        attach(model, optimizer, NeuroPrune(target=0.5), 10)
+
+
 def test_a_model_on_several_devices_is_refused() -> None:
     model = make_model("bert")
     anatomy_of(model).mlps[0].up_proj.to("meta")

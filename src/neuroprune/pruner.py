@@ -27,7 +27,7 @@ from neuroprune.snapshots import Evaluate, Snapshots, snapshots_for
 from neuroprune.step_hooks import around_step, is_finite, is_skipped
 from neuroprune.surgery import adopt_, shrink_, unwrap_optimizer
 from neuroprune.trained import (
-    check_one_device,
+    check_model,
     check_state_is_sliceable,
     count_held,
     parameters_of,
@@ -152,7 +152,7 @@ class Pruner:
                 "use maximize=False."
             )
         warn_of_others(self.optimizer, self.anatomy)
-        check_one_device(self.anatomy)
+        check_model(self.anatomy)
         set_up_(self.method, self.anatomy, self.optimizer)
         adopt_(model, self.anatomy.lineage)  # every checkpoint from now on carries the plan
         self._hooks = around_step(self.optimizer, self._before_step, self._after_step)

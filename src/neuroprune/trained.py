@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor
@@ -83,18 +84,29 @@ def check_state_is_sliceable(optimizer: Optimizer, anatomy: Anatomy, cuts: bool)
         warnings.warn(f"the first cut, if there is one, will fail: {error}", stacklevel=2)
 
 
-def check_one_device(anatomy: Anatomy) -> None:
-    """Refuse a model that is spread over devices, or trained by several processes.
+def check_model(anatomy: Anatomy) -> None:
+    """Refuse a model that is quantised, spread over devices, or trained by several processes.
 
-    Its units are compared with each other, and what gradients say of them differs from process to
-    process; a wrapper that gathers gradients holds on to parameters that a cut replaces.
+    A quantised model could not be saved in the end. Units are compared with each other, and what
+    gradients say of them differs from process to process; a wrapper that gathers gradients holds on
+    to parameters that a cut replaces.
 
     Args:
         anatomy: the model's blocks.
 
     Raises:
-        ConfigError: with the devices, or the number of processes.
+        ConfigError: with the kind of quantisation, the devices, or the number of processes.
     """
+    quantizer: Any = getattr(anatomy.model, "hf_quantizer", None)
+    if quantizer is not None:
+        kind = getattr(quantizer.quantization_config, "quant_method", "quantised")
+        raise ConfigError(
+            f"the model was loaded by a quantizer ({getattr(kind, 'value', kind)}), and what is "
+            "left of it could not be saved. Load plain weights: of a GGUF file with "
+            "from_pretrained(..., gguf_file=..., "
+            "quantization_config=transformers.GgufConfig(dequantize=True)), of others with "
+            "model.dequantize()."
+        )
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         raise ConfigError(
             f"a model is pruned in one process, and this is one of {dist.get_world_size()}: each "

@@ -109,3 +109,26 @@ def test_blocks_may_be_left_out_of_a_step(
             step_(pruner, seed)
     pruner.finish()
     assert 0.5 <= sparsity(pruner.anatomy).structural_sparsity <= 0.511
+
+
+def test_an_accumulated_step_counts_all_of_its_batches() -> None:
+    """The mean over the batches of a step, whichever came last."""
+    whole, rowwise = attached(ACTIVITY), attached(ACTIVITY)
+    inputs = make_inputs("bert")
+    rows = len(inputs["input_ids"])
+    assert rows > 1
+    for pruner, parts in ((whole, 1), (rowwise, rows)):
+        model = pruner.model.train()
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        for _ in range(2):
+            pruner.optimizer.zero_grad()
+            for part in range(parts):
+                some = slice(part * rows // parts, (part + 1) * rows // parts)
+                batch = {k: v[some] for k, v in inputs.items()}
+                (model(**batch).loss / parts).backward()
+            pruner.optimizer.step()
+    found = rowwise.method.connectivity.activity
+    for name, activity in whole.method.connectivity.activity.items():
+        torch.testing.assert_close(found[name], activity, rtol=1e-3, atol=1e-6)

@@ -26,6 +26,26 @@ def test_units_go_along_the_ramp_and_not_after_it(family: str) -> None:
     assert not pruner.prune() and pruner.finish() == pruner.removed
 
 
+@pytest.mark.parametrize("every", [8, 100])
+def test_the_mask_of_single_weights_is_final_at_the_end_of_the_ramp(every: int) -> None:
+    """Also where no multiple of `every` falls on it, or on the ramp at all."""
+    config = Magnitude(target=0.6, begin=0.1, end=0.55, every=every)
+    pruner = started("bert", config, 20)
+    found = [0.0]
+    run(pruner, "bert", range(20), lambda: found.append(sparsity(pruner.anatomy).weight_sparsity))
+    assert found[11] == pytest.approx(0.6, abs=1e-3) and found[10] < 0.6
+    assert found[11:] == [found[11]] * 10
+    assert (found[8] > 0.0) is (every == 8)
+
+
+def test_a_target_that_takes_the_best_unit_of_a_block_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"leaves every block its best unit.*at most 0\.\d+ removed"
+    ):
+        started("bert", Magnitude(target=0.99, structure="units"), 20)
+    started("bert", Magnitude(target=0.99), 20)  # single weights have no such floor
+
+
 def test_single_weights_are_not_cut() -> None:
     pruner = started("bert", Magnitude(target=0.6, begin=0.0, end=0.5, every=1), 10)
     run(pruner, "bert", range(10))
