@@ -29,6 +29,7 @@ from neuroprune.report.pareto import (
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 FIGURES = ROOT / "docs" / "figures"
+DRAWN_WITH = "3.11.2"  # matplotlib; another one may write the same picture in other bytes
 
 # l1 and Fisher at 95% are left out: runs of them end at chance, and all else would be one line.
 SEVEN = (

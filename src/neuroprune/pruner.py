@@ -29,9 +29,8 @@ from neuroprune.surgery import adopt_, shrink_, unwrap_optimizer
 from neuroprune.trained import (
     check_model,
     check_state_is_sliceable,
-    count_held,
+    count_trained,
     parameters_of,
-    trains_any,
     warn_of_others,
 )
 
@@ -133,11 +132,11 @@ class Pruner:
         self._cut_at_step = -1
         self._sliceable = False
         self._rates = LearningRates(self.optimizer)
-        self._held = count_held(self.optimizer, self.anatomy)
-        if not trains_any(self.optimizer, self.anatomy):
+        self._held = count_trained(self.optimizer, self.anatomy)
+        if not self._held:
             raise PrunerError(
-                "the optimizer trains none of the model's prunable matrices. Make it from this "
-                "model's parameters, after moving it to its device, and with requires_grad_(True)."
+                "the optimizer trains none of the model's prunable matrices. Make the optimizer "
+                "from this model's parameters, after moving it to its device."
             )
         if self.optimizer in _ATTACHED:
             raise PrunerError("the optimizer has a pruner already; call its finish() first.")
@@ -379,7 +378,7 @@ class Pruner:
         return lambda parameter: sizes().get(parameter)
 
     def _check_ready(self, optimizer: Optimizer) -> None:
-        held, self._held = self._held, count_held(self.optimizer, self.anatomy)
+        held, self._held = self._held, count_trained(self.optimizer, self.anatomy)
         if self._held < held:  # it may be more: layers may be unfrozen on the way
             raise PrunerError(
                 "the model was cut without its optimizer, which now trains parameters that are "

@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,18 @@ _TABLES = {  # what is an object wherever it is there
     "environment": ("packages",),
 }
 _PACKAGES = ("neuroprune", "torch", "transformers", "accelerate", "datasets", "numpy")
+
+
+def _source() -> str:
+    """Digest of this package's own code: between two releases the version says too little."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+_SOURCE = _source()  # now: the files may change while a training runs
 
 
 class RecordError(ValueError):
@@ -54,18 +65,8 @@ def environment(threads: int | None = None) -> dict[str, Any]:
         "cpu_count": os.cpu_count(),
         "threads": threads,
         "packages": versions,
-        "source": _source(),
+        "source": _SOURCE,
     }
-
-
-@cache
-def _source() -> str:
-    """Digest of this package's own code: between two releases the version says too little."""
-    digest = hashlib.sha256()
-    root = Path(__file__).parent
-    for path in sorted(root.rglob("*.py")):
-        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
 
 
 def _processor() -> str:

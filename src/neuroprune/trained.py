@@ -23,7 +23,7 @@ def parameters_of(optimizer: Optimizer) -> set[Tensor]:
     return {p for group in optimizer.param_groups for p in group["params"]}
 
 
-def count_held(optimizer: Optimizer, anatomy: Anatomy) -> int:
+def count_trained(optimizer: Optimizer, anatomy: Anatomy) -> int:
     """How many prunable matrices an optimizer holds.
 
     Args:
@@ -34,25 +34,23 @@ def count_held(optimizer: Optimizer, anatomy: Anatomy) -> int:
     return sum(matrix in held for matrix in anatomy.matrices())
 
 
-def trains_any(optimizer: Optimizer, anatomy: Anatomy) -> bool:
-    """Whether an optimizer trains a prunable matrix: it holds it, and it requires gradients.
-
-    Args:
-        optimizer: the torch optimizer, not a wrapper.
-        anatomy: the model's blocks.
-    """
-    held = parameters_of(optimizer)
-    return any(matrix in held and matrix.requires_grad for matrix in anatomy.matrices())
-
-
 def warn_of_others(optimizer: Optimizer, anatomy: Anatomy) -> None:
     """Warn of parameters that a cut would replace, and that another optimizer may train.
 
+    And of a model none of whose prunable matrices requires gradients: adapters that were merged
+    leave it so.
+
     Args:
         optimizer: the torch optimizer, not a wrapper.
         anatomy: the model's blocks.
     """
     held = parameters_of(optimizer)
+    if not any(matrix.requires_grad for matrix in anatomy.matrices()):
+        warnings.warn(
+            "no prunable matrix requires gradients: penalties do nothing to them, and what is "
+            "removed is not made up for, unless they are unfrozen with requires_grad_(True).",
+            stacklevel=4,
+        )
     layers = [(block.name, layer) for block in anatomy.blocks() for layer in block.linears()]
     loose = {n for n, x in layers for p in x.parameters() if p.requires_grad and p not in held}
     if loose:

@@ -127,6 +127,24 @@ def test_a_failed_job_does_not_stop_the_others(
     assert "mrpc/l1-penalty, seed 1: failed: the loss became nan" in lines
 
 
+def test_models_are_kept_once_their_record_is_saved(experiments: Path, tmp_path: Path) -> None:
+    """Not before: what cannot be kept must not cost a run that is done."""
+    todo = list(jobs(find_configs([experiments / "mrpc"]), tmp_path / "results"))
+    kept = []
+
+    def run(job: Job, folder: Path) -> RunRecord:
+        folder.mkdir(parents=True)
+        return _record(job, folder)
+
+    def keep(job: Job, folder: Path) -> None:
+        assert job.record.is_file()
+        kept.append(folder)
+
+    run_suite(todo, run, tmp_path / "work", lambda _: None, keep)
+    assert kept == [tmp_path / f"work/mrpc/l1-penalty/seed-{seed}" for seed in (1, 2)]
+    assert all(folder.is_dir() for folder in kept)
+
+
 def test_time_left_is_told_while_jobs_wait(experiments: Path, tmp_path: Path) -> None:
     todo = list(jobs(find_configs([experiments / "mrpc"]), tmp_path / "results"))
     lines: list[str] = []

@@ -183,8 +183,19 @@ def test_resuming_with_a_dense_model_says_what_to_give(tmp_path: Path) -> None:
     trainer = trainer_for(dense, tmp_path / "b")
     with pytest.raises(ConfigError, match=r"of a model that was cut.*from_pretrained\(checkpoint"):
         trainer.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-6"))
+    assert not dense._load_state_dict_pre_hooks
     trainer_for(dense, tmp_path / "c", save_strategy="no").train()
-    assert not dense._load_state_dict_pre_hooks or len(dense._load_state_dict_pre_hooks) == 1
+    assert not dense._load_state_dict_pre_hooks
+
+
+def test_loading_into_a_model_of_a_trainer_is_looked_at_once(tmp_path: Path) -> None:
+    model = make_model("bert")
+    state = model.state_dict()
+    state["classifier.weight"] = torch.zeros(5, *state["classifier.weight"].shape[1:])
+    trainer_for(model, tmp_path)
+    with pytest.raises(RuntimeError, match="size mismatch for classifier"):  # torch's own: no cut
+        model.load_state_dict(state, strict=False)
+    assert not model._load_state_dict_pre_hooks
 
 
 def test_resuming_without_the_callbacks_state_is_refused(tmp_path: Path) -> None:

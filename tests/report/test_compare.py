@@ -218,7 +218,8 @@ def test_what_the_rule_is_worth_is_told_of_most_comparisons() -> None:
 def test_another_metric_is_told_in_one_sentence() -> None:
     found = [_comparison("l1", 0.1, 0.2, 0.3), _comparison("l1", -0.1, 0.1, 0.0, ours="activity")]
     assert by_another_metric(found) == (
-        "By accuracy: activity 1 of 1 comparisons at equal sparsity (1 of them level); ours 1 of 1 "
-        "comparisons at equal sparsity (0 of them level)."
+        "By accuracy: activity 1 of 1 comparisons at equal sparsity (1 of them level, 0 better and "
+        "0 worse by a t-test of the pairs with p < 0.05); ours 1 of 1 comparisons at equal "
+        "sparsity (0 of them level, 0 better and 0 worse by a t-test of the pairs with p < 0.05)."
     )
     assert by_another_metric([_comparison("l1", 0.4)]) == ""

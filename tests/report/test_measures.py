@@ -309,12 +309,16 @@ def test_training_times_are_told_where_they_can_be_compared() -> None:
     (note,) = [n for n in not_drawn(experiment) if "training times" in n]
     assert note.startswith("no training times, since the dense run of seed 1 took 100 to 180 s")
     measured = dataclasses.replace(experiment, in_turns={"ours-1": 0.6})
+    assert rows_of(dataclasses.replace(alike, in_turns={"ours-1": 0.6}), "accuracy")[-1].title == (
+        "training time\n(x dense)"
+    )
     row = rows_of(measured, "accuracy")[-1]
     assert row.title == "training time,\nin turns (x dense)"
     assert row.of(measured.cells[1]) is None
     time = row.of(measured.cells[0])
     assert time is not None and (time.mean, time.sd) == (0.6, None)
-    assert not [n for n in not_drawn(measured) if "training times" in n]
+    (note,) = [n for n in not_drawn(measured) if "training times" in n]
+    assert note.startswith("no training times of ours-2, since the dense run of seed 1 took 100")
 
 
 def test_a_measurement_is_of_the_cells_whose_training_it_took() -> None:
@@ -353,7 +357,7 @@ def test_many_methods_are_drawn_in_parts_with_neuroprune_in_each() -> None:
         "Quality, speed and training time (1 of 2)",
         "Quality, speed and training time (2 of 2)",
     ]
-    lines = [list(d.draw.args[0].series) for d in found]  # type: ignore[attr-defined]
+    lines = [d.draw.args[2] for d in found]  # type: ignore[attr-defined]
     assert [line[0] for line in lines] == ["neuroprune", "neuroprune"]
     assert lines[0][1] == "activity" and lines[1][-1] == "zeros-a"
     assert {name for line in lines for name in line} == set(names)
@@ -440,7 +444,7 @@ def test_a_method_has_one_colour_in_all_figures(figures: list[Any]) -> None:
     experiment = of(*cells)
     names = list(experiment.series)
     shown = {name: experiment.series[name] for name in names if name != "grow"}
-    plot_curves(experiment, "accuracy", PATH)
+    plot_curves(experiment, "accuracy", list(experiment.series), PATH)
     plot_relative(by_method(shown), "dsp", names, PATH)
     plot_spread(shown, names, PATH)
     plot_importance(shown, names, PATH)
@@ -455,8 +459,8 @@ def test_a_method_has_one_colour_in_all_figures(figures: list[Any]) -> None:
 
 
 def test_heads_have_whole_numbers_and_no_column_without_any(figures: list[Any]) -> None:
-    plot_curves(of(cell("ours", whole(1, 0.8, [[0, 1]], [4]))), "accuracy", PATH)
-    plot_curves(of(cell("old", made_up(1, 0.8, 0.5, 1.0))), "accuracy", PATH)
+    plot_curves(of(cell("ours", whole(1, 0.8, [[0, 1]], [4]))), "accuracy", ["ours"], PATH)
+    plot_curves(of(cell("old", made_up(1, 0.8, 0.5, 1.0))), "accuracy", ["old"], PATH)
     with_heads, without = (figure.axes for figure in figures)
     titles = [axes.get_xlabel() for axes in with_heads[-2:]]
     assert titles == ["weight sparsity (%)", "heads left"]
@@ -514,7 +518,7 @@ def test_long_names_stand_in_fewer_columns_and_inside_the_figure(figures: list[A
     names = ["neuroprune", *(f"a method of a very long name, {chr(97 + i)}" for i in range(6))]
     cells = [cell(name, whole(1, 0.8, [[0, 1]], [4], name)) for name in names]
     experiment = of(*cells)
-    plot_curves(experiment, "accuracy", PATH)
+    plot_curves(experiment, "accuracy", list(experiment.series), PATH)
     plot_equal_heads(experiment, equal_heads(experiment), "accuracy", PATH)
     for figure in figures:
         figure.draw_without_rendering()

@@ -6,8 +6,8 @@ models are compared with):
 
     METRIC CELL             mean over the seeds, in % where the tables have it so
     kept CELL               the quality kept, in % of dense: mean ± standard error
-    difference CELL CELL    the first minus the second, pair by pair: mean ± standard error; fewer
-                            than three pairs are said
+    difference CELL CELL    the first minus the second, pair by pair: mean ± standard error, and the
+                            number of pairs where there are fewer than three
     speed-BATCH CELL        times the dense speed: mean ± standard error
     time CELL               training time, times that of the dense run: mean ± standard error
     importance CELL         of the removed heads, mean of all heads 1: mean ± standard error
@@ -69,8 +69,9 @@ def quote(asked: str, load: Load) -> str:
     if spread is None:
         raise QuoteError(f"{asked!r}: not every record has it, or there is no seed in common.")
     if found["digits"] is not None:
-        return f"{spread.mean:.{found['digits']}f}"
-    told = spread.text_of_mean(digits) if with_error else f"{spread.mean:.{digits}f}"
+        told = f"{spread.mean:.{found['digits']}f}"
+    else:
+        told = spread.text_of_mean(digits) if with_error else f"{spread.mean:.{digits}f}"
     few = what == "difference" and spread.count < ENOUGH
     return f"{told} ({number(spread.count, 'pair')})" if few else told
 

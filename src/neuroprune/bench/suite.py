@@ -190,7 +190,7 @@ def run_suite(
     run: Callable[[Job, Path], RunRecord],
     work: Path,
     say: Callable[[str], None],
-    keep_models: bool = False,
+    keep: Callable[[Job, Path], object] | None = None,
 ) -> SuiteResult:
     """Run jobs one after the other; a failed one does not stop the others.
 
@@ -201,7 +201,8 @@ def run_suite(
         run: runs a job in the folder it is given, which takes the models, and returns its record.
         work: folder of those folders.
         say: receives one line before each job, with the time left, and one after it.
-        keep_models: leave the models there.
+        keep: leave the models there, and call this with a job and its folder once its record is
+            saved; None leaves nothing.
     """
     done = {job.record for job in todo if job.done}
     waiting = [job for job in todo if job.record not in done]
@@ -230,8 +231,10 @@ def run_suite(
         spent += time.perf_counter() - start
         ran.append(job)
         job.failure.unlink(missing_ok=True)
-        if not keep_models:
+        if keep is None:
             shutil.rmtree(folder, ignore_errors=True)
+        else:
+            keep(job, folder)
         say(f"{job.title}: {job.record}")
     skipped = tuple(job for job in todo if job.record in done)
     return SuiteResult(tuple(ran), skipped, tuple(failed))

@@ -100,7 +100,9 @@ def verify(directory: Path, digests: Any) -> None:
         if sha256_of(directory / name) != digest:
             raise CheckpointError(
                 f"{directory / name} was truncated or altered after it was saved (its SHA-256 is "
-                "not the one in the plan). Copy it again, or save the model again."
+                "not the one in the plan). Copy it again, or save the model again. If another save "
+                "has overwritten it since, with stock transformers, load it with them, and remove "
+                f"{PLAN_FILE}, which is of the model before."
             )
 
 

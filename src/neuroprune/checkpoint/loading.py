@@ -67,8 +67,7 @@ def from_pretrained(directory: Path | str, model_class: Any = None, **kwargs: An
         )
     built = wanted if layout is not None else _replaying(wanted, lineage)
     loaded, report = _load(built, directory, config, kwargs)
-    named = getattr(wanted, "__name__", None) in (settings.get("architectures") or [])
-    if named and report["missing_keys"]:
+    if wanted.__name__ == _saved_name(settings) and report["missing_keys"]:
         raise CheckpointError(
             f"{directory}: weights are missing: {', '.join(sorted(report['missing_keys']))}. "
             "Copy the whole directory, or save the model again."
@@ -160,13 +159,17 @@ def _read_plan(
     return lineage, layout
 
 
+def _saved_name(settings: Mapping[str, Any]) -> str | None:
+    names = settings.get("architectures")
+    name = names[0] if isinstance(names, list) and names else None
+    return name if isinstance(name, str) else None
+
+
 def _saved_class(settings: Mapping[str, Any]) -> Any:
     """The model class that config.json names; None where transformers has none of that name."""
     import transformers
 
-    names = settings.get("architectures")
-    name = names[0] if isinstance(names, list) and names else None
-    found = getattr(transformers, name, None) if isinstance(name, str) else None
+    found = getattr(transformers, _saved_name(settings) or "", None)
     is_model = isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)
     return found if is_model else None
 
@@ -184,12 +187,12 @@ def _config_class(settings: Mapping[str, Any], model_class: Any, directory: Path
     from transformers import AutoConfig
 
     named = settings["model_type"]
+    own = getattr(model_class, "config_class", None)
+    if getattr(own, "model_type", None) == named:
+        return own
     try:
         return type(AutoConfig.for_model(named))
     except ValueError as error:
-        own = getattr(model_class, "config_class", None)
-        if getattr(own, "model_type", None) == named:
-            return own
         raise CheckpointError(
             f"{directory}: transformers knows no model of the type {named!r}. Pass "
             f"model_class=..., or register its config: AutoConfig.register({named!r}, YourConfig)."
@@ -256,7 +259,7 @@ def _load(model_class: Any, directory: Path, config: Any, kwargs: dict[str, Any]
         )
     except (PlanError, AnatomyError) as error:
         raise CheckpointError(f"{directory}: {error}") from error
-    except (RuntimeError, OSError) as error:
+    except Exception as error:  # whatever a model's own code makes of a damaged config
         raise CheckpointError(
             f"{directory}: the weights do not fit the plan and config saved beside them, or the "
             "settings that were given (ignore_mismatched_sizes=True makes a head of another size "

@@ -204,16 +204,18 @@ def _run(
     from neuroprune.bench.suite import run_suite
     from neuroprune.cli.progress import ShownProgress
 
+    def dense_of(job: Job) -> Path:
+        return work / "dense" / job.config.dense_digest
+
     def run_job(job: Job, folder: Path) -> RunRecord:
-        shared = work / "dense" / job.config.dense_digest
-        record = run_one(job.config, folder, data_dir, progress, dense=shared)
-        if keep_models:  # that of one folder may be shared by many jobs
-            shutil.copytree(shared / "dense", folder / "dense", dirs_exist_ok=True)
-        return record
+        return run_one(job.config, folder, data_dir, progress, dense=dense_of(job))
+
+    def keep(job: Job, folder: Path) -> None:  # jobs share their dense models
+        shutil.copytree(dense_of(job) / "dense", folder / "dense", dirs_exist_ok=True)
 
     quiet_libraries()
     with ShownProgress() as progress:
-        result = run_suite(todo, run_job, work, progress.note, keep_models)
+        result = run_suite(todo, run_job, work, progress.note, keep if keep_models else None)
     payload: dict[str, Any] = {
         "ran": [str(job.record) for job in result.ran],
         "skipped": [str(job.record) for job in result.skipped],

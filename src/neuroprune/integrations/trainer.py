@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from neuroprune.anatomy import anatomy_of
 from neuroprune.config import Config, ConfigError
 from neuroprune.methods import Method
 from neuroprune.plan import ShrinkPlan
@@ -36,24 +37,19 @@ class _Events:
         self.reached: dict[str, float] = {}
         self.removed: ShrinkPlan | None = None
         self.snapshots: list[dict[str, Any]] = []
-        self._shapes: Any = None  # looks at what is loaded into the model before a training
+        self._look: _LooksOnce | None = None
 
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Refuse settings that cannot work, before anything is trained."""
         self._check(args)
         # A checkpoint's weights are loaded before the training begins.
-        self._forget_shapes()
-        self._shapes = kwargs["model"].register_load_state_dict_pre_hook(_refuse_other_shapes)
-
-    def _forget_shapes(self) -> None:
-        if self._shapes is not None:
-            self._shapes.remove()
-            self._shapes = None
+        self._look = None if kwargs.get("model") is None else _LooksOnce(kwargs["model"])
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Attach; when resuming, continue from the state in the checkpoint."""
         self._check(args)
-        self._forget_shapes()
+        if self._look is not None:
+            self._look.remove()
         if self.pruner is not None:  # an earlier training was interrupted
             self.pruner.detach()
         self.pruner = attach(
@@ -118,22 +114,37 @@ class _Events:
         }
 
 
-def _refuse_other_shapes(module: Any, state: Any, prefix: str, *_: Any) -> None:
-    """Before weights are loaded: those of a model that was cut do not fit a dense one.
+class _LooksOnce:
+    """Looks at the first weights that are loaded into a model, as when a Trainer resumes.
 
-    Raises:
-        ConfigError: with the remedy.
+    Args:
+        model: the model.
     """
-    own = module.state_dict()
-    for name, value in own.items():
-        found = state.get(prefix + name, value)
-        if found.shape != value.shape:
-            raise ConfigError(
-                f"the checkpoint is of a model that was cut: {name} has the shape "
-                f"{tuple(found.shape)} there and {tuple(value.shape)} in this model. Give the "
-                "Trainer the model of the checkpoint: Trainer(neuroprune.from_pretrained("
-                "checkpoint), ...), then train(resume_from_checkpoint=checkpoint)."
-            )
+
+    def __init__(self, model: Any) -> None:
+        self._handle = model.register_load_state_dict_pre_hook(self)
+
+    def remove(self) -> None:
+        """Look no more."""
+        self._handle.remove()
+
+    def __call__(self, model: Any, state: Any, prefix: str, *_: Any) -> None:
+        """Refuse those of a model that was cut, which do not fit one that was not.
+
+        Raises:
+            ConfigError: with the remedy.
+        """
+        self.remove()
+        held = {id(m) for m in anatomy_of(model).matrices()}
+        for name, own in model.named_parameters():
+            found = getattr(state.get(prefix + name), "shape", own.shape)
+            if id(own) in held and found != own.shape and found.numel() < own.numel():
+                raise ConfigError(
+                    f"the checkpoint is of a model that was cut: {name} has the shape "
+                    f"{tuple(found)} there and {tuple(own.shape)} in this model. Give the Trainer "
+                    "the model of the checkpoint: Trainer(neuroprune.from_pretrained(checkpoint), "
+                    "...), then train(resume_from_checkpoint=checkpoint)."
+                )
 
 
 def _check(args: Any) -> None:

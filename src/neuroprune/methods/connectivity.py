@@ -95,7 +95,7 @@ class UnitConnectivity:
 
     @torch.no_grad()
     def observe_(self, anatomy: Anatomy) -> None:
-        """Take in the gradients of one batch.
+        """Take in the gradients and activations of one step.
 
         Args:
             anatomy: the model's blocks.
@@ -214,7 +214,7 @@ def trained_by(optimizer: Optimizer | None) -> frozenset[Tensor]:
 
 
 def horizon_of(steps: int) -> int:
-    """Batches that a running connectivity remembers: a twentieth of the training, 16 at least.
+    """Steps that a running connectivity remembers: a twentieth of the training, 16 at least.
 
     Args:
         steps: optimizer steps of the whole training.
@@ -227,7 +227,7 @@ def check_seen(kind: Connectivity | str, seen: int) -> None:
 
     Args:
         kind: what is measured.
-        seen: batches that were.
+        seen: steps in which it was.
 
     Raises:
         ConfigError: none was, and it is needed.

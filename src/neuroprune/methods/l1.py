@@ -47,7 +47,7 @@ class L1Penalty(Method[L1]):
         """Warn where proximal steps get lost."""
         super().setup(anatomy, optimizer)
         if self.config.apply is Apply.PROX:
-            warn_of_rounding(anatomy, optimizer)
+            warn_of_rounding(anatomy, optimizer, self.config.strength)
 
     def penalty(self, anatomy: Anatomy) -> Tensor:
         """strength * sum |w|, while it acts."""

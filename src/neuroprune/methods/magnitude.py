@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from neuroprune.anatomy import Anatomy
 from neuroprune.config import ConfigError, Magnitude, Structural, Structure, Weights
-from neuroprune.control.schedule import cubic_sparsity
+from neuroprune.control.schedule import Ramp
 from neuroprune.core.allocation import lowest_scores
 from neuroprune.core.importance import square_per_unit
 from neuroprune.methods.goals import achieved, check_weights
@@ -44,14 +44,15 @@ class MagnitudeMethod(Method[Magnitude]):
 
     def __init__(self, config: Magnitude, total_steps: int | None = None) -> None:
         super().__init__(config, total_steps)
-        self.schedule_steps = schedule_length(total_steps, "Magnitude follows a schedule and")
+        steps = schedule_length(total_steps, "Magnitude follows a schedule and")
+        self.ramp: Ramp = Ramp(config.begin, config.end, steps)
         self.step = 0
         self._mask = ZeroMask()
 
     @property
     def settled_at(self) -> int:
         """The step at which the schedule ends."""
-        return round(self.config.end * self.schedule_steps)
+        return max(self.ramp.last, 1)
 
     def setup(self, anatomy: Anatomy, optimizer: Optimizer) -> None:
         """Take what is zero already as masked.
@@ -79,13 +80,12 @@ class MagnitudeMethod(Method[Magnitude]):
     @property
     def _due(self) -> bool:
         """Whether something goes at this step."""
-        begin, end = (round(x * self.schedule_steps) for x in (self.config.begin, self.config.end))
-        return self.step == end or (begin < self.step < end and self.step % self.config.every == 0)
+        on_the_way = self.ramp.first < self.step < self.settled_at
+        return self.step == self.settled_at or (on_the_way and self.step % self.config.every == 0)
 
     def scheduled(self) -> float:
         """The sparsity that the schedule asks for now."""
-        c = self.config
-        return cubic_sparsity(self.step, self.schedule_steps, c.target, c.begin, c.end)
+        return self.config.target * self.ramp.progress(self.step)
 
     @torch.no_grad()
     def prox_(self, anatomy: Anatomy, step_size_of: StepSizeOf) -> None:

@@ -231,13 +231,16 @@ def set_up_(method: Method[Any], anatomy: Anatomy, optimizer: Optimizer) -> None
         raise
 
 
-def warn_of_rounding(anatomy: Anatomy, optimizer: Optimizer) -> None:
+def warn_of_rounding(anatomy: Anatomy, optimizer: Optimizer, *strengths: float) -> None:
     """Warn where proximal steps get lost: in half precision w - t is w where t is small.
 
     Args:
         anatomy: the model's blocks.
         optimizer: the torch optimizer.
+        strengths: of the penalties; where all are 0 there is no step to lose.
     """
+    if not any(strengths):
+        return
     sizes = step_sizes(optimizer)
     kinds = {w.dtype for w in anatomy.matrices() if w in sizes and w.dtype.itemsize < 4}
     if kinds:
@@ -245,7 +248,8 @@ def warn_of_rounding(anatomy: Anatomy, optimizer: Optimizer) -> None:
             f"the weights are {', '.join(sorted(map(str, kinds)))}, in which a proximal step of "
             "learning rate times strength is smaller than what rounding takes away: it may do "
             "nothing. Keep the weights in float32 (from_pretrained(..., dtype=torch.float32)) and "
-            'train under autocast (bf16=True), or use apply="penalty".',
+            "train under autocast (bf16=True), or let the penalty into the gradients where the "
+            'method can (apply="penalty").',
             stacklevel=2,
         )
 

@@ -77,7 +77,8 @@ class MovementUnits(RankedUnits[Movement]):
         Raises:
             ConfigError: no step was taken.
         """
-        check_scored(self.movement)
+        if any(unit_number(block) for block in anatomy.blocks()):
+            check_scored(self.movement)
         return {b.name: self._of(b) for b in anatomy.blocks()}
 
     def _of(self, block: Block) -> Tensor:

@@ -87,7 +87,7 @@ class NeuroPruneMethod(Method[NeuroPrune]):
             check_solver()
         check_circuits(self._how, anatomy)
         if self.config.apply is Apply.PROX:
-            warn_of_rounding(anatomy, optimizer)
+            warn_of_rounding(anatomy, optimizer, self.config.alpha, self.config.beta)
             rates = step_sizes(optimizer)
             for attention in anatomy.attentions:
                 for group in attention.input_groups():

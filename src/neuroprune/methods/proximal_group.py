@@ -55,7 +55,7 @@ class GroupPush(Method[ProximalGroup]):
         rates = step_sizes(optimizer)
         for block in anatomy.blocks():
             _step_size(block, rates.get)
-        warn_of_rounding(anatomy, optimizer)
+        warn_of_rounding(anatomy, optimizer, self.config.strength)
 
     def penalty(self, anatomy: Anatomy) -> Tensor:
         """The group lasso of all weights, while it acts."""

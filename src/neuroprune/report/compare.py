@@ -205,15 +205,18 @@ class Tally:
             if (decided := sum(counts.values()) - counts[Verdict.OPEN])
         )
         return (
-            f"{self.ours} is at least as good as the other method in {self.share()}, "
-            f"{self.clear[0]} better and {self.clear[1]} worse by a t-test of the pairs with p < "
-            f"{CLEAR}): {rivals}.{left}"
+            f"{self.ours} is at least as good as the other method in {self.share()}: {rivals}."
+            f"{left}"
         )
 
     def share(self) -> str:
-        """In how many it is at least as good, in words that lack a closing bracket."""
+        """In how many comparisons it is at least as good, and what a t-test finds, in words."""
         good, level = self.of(Verdict.BETTER, Verdict.LEVEL), self.of(Verdict.LEVEL)
-        return f"{good} of {self.decided} comparisons at equal sparsity ({level} of them level"
+        better, worse = self.clear
+        return (
+            f"{good} of {self.decided} comparisons at equal sparsity ({level} of them level, "
+            f"{better} better and {worse} worse by a t-test of the pairs with p < {CLEAR})"
+        )
 
 
 def tallies(comparisons: Iterable[Comparison]) -> list[Tally]:
@@ -242,7 +245,7 @@ def by_another_metric(comparisons: Sequence[Comparison]) -> str:
     Args:
         comparisons: all by that metric.
     """
-    told = [f"{t.ours} {t.share()})" for t in tallies(comparisons) if t.decided]
+    told = [f"{t.ours} {t.share()}" for t in tallies(comparisons) if t.decided]
     return f"By {comparisons[0].metric}: {'; '.join(told)}." if told else ""
 
 

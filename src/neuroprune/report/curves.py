@@ -96,28 +96,27 @@ def speed(experiment: Experiment, batch: int) -> Quantity:
 def training_time(experiment: Experiment) -> Quantity | None:
     """Time of the whole training over that of a dense one.
 
-    Where a measurement took turns, it is the one shown. Else it is the time of each run over that
-    of the dense run of its seed; the two come one after the other, and the machine may have had
-    other work beside one of them.
+    It is the time of each run over that of the dense run of its seed; the two come one after the
+    other, and the machine may have had other work beside one of them. Where that cannot be
+    compared (see `apart`), it is what a measurement found that took turns.
 
     Args:
         experiment: says what it is compared with.
 
     Returns:
-        None where neither can be compared: see `apart`.
+        None where there is neither.
     """
-    first = baseline(experiment.records)
-    if experiment.in_turns:
-        told = experiment.in_turns
-        return Quantity(
-            f"training time,\nin turns (x {first})",
-            lambda cell: Spread(told[cell.label], None) if cell.label in told else None,
-            Spread(1.0, None),
-        )
-    if apart(experiment):
+    first, told = baseline(experiment.records), experiment.in_turns
+    if not apart(experiment):
+        title = f"training time\n(x {first})"
+        return Quantity(title, lambda cell: cell.spread(time_ratio), Spread(1.0, None))
+    if not told:
         return None
-    title = f"training time\n(x {first})"
-    return Quantity(title, lambda cell: cell.spread(time_ratio), Spread(1.0, None))
+    return Quantity(
+        f"training time,\nin turns (x {first})",
+        lambda cell: Spread(told[cell.label], None) if cell.label in told else None,
+        Spread(1.0, None),
+    )
 
 
 def apart(experiment: Experiment) -> tuple[int, float, float] | None:
@@ -198,7 +197,9 @@ def rows_of(experiment: Experiment, *metrics: str) -> list[Quantity]:
     return [q for q in wanted if any(q.of(cell) is not None for cell in experiment.cells)]
 
 
-def plot_curves(experiment: Experiment, metric: str, path: Path) -> tuple[Path, Path]:
+def plot_curves(
+    experiment: Experiment, metric: str, names: Sequence[str], path: Path
+) -> tuple[Path, Path]:
     """A row per quantity; on the left against weight sparsity, on the right against heads.
 
     The right side is left out where no record says which heads are left.
@@ -206,6 +207,7 @@ def plot_curves(experiment: Experiment, metric: str, path: Path) -> tuple[Path, 
     Args:
         experiment: the cells.
         metric: name of the quality metric.
+        names: of the lines that are drawn, in order.
         path: of the two files, with or without ".svg" or ".png".
 
     Returns:
@@ -217,8 +219,8 @@ def plot_curves(experiment: Experiment, metric: str, path: Path) -> tuple[Path, 
     rows, columns = rows_of(experiment, metric), [weight_sparsity(experiment)]
     if any(cell.structures for cell in experiment.cells):
         columns.append(heads_left(experiment))
-    series = experiment.series
-    looks = styles(list(series))
+    series = {name: experiment.series[name] for name in names}
+    looks = styles(names)
     handles: dict[str, Artist] = {}
     with canvas(8.6, 0.9 + 2.1 * len(rows) + 0.25 * (len(series) // LEGEND_COLUMNS)) as made:
         made.set_layout_engine("constrained")

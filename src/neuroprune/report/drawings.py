@@ -145,11 +145,14 @@ def not_drawn(experiment: Experiment) -> Iterator[str]:
         if less:
             yield f"not in the curves of {metric}, and not compared: {_listed(less)}."
     times = apart(experiment)
-    if times is not None and not experiment.in_turns:
+    untimed = [cell for cell in experiment.cells if cell.label not in experiment.in_turns]
+    if times is not None and untimed:
         seed, low, high = times
+        whose = f" of {_listed(untimed)}" if experiment.in_turns else ""
         yield (
-            f"no training times, since the dense run of seed {seed} took {low:.0f} to {high:.0f} "
-            "s: cells of one seed were made at different times, and what divides them differs."
+            f"no training times{whose}, since the dense run of seed {seed} took {low:.0f} to "
+            f"{high:.0f} s: cells of one seed were made at different times, and what divides them "
+            "differs."
         )
     less = [cell for cell in experiment.cells if cell.sparsity("weight") is None]
     if less:
@@ -208,9 +211,9 @@ def _of(experiment: Experiment) -> Iterator[Drawing]:
 
 def _curves(experiment: Experiment, metric: str) -> Iterator[Drawing]:
     parts = _parts(experiment)
-    for number, part in enumerate(parts, 1):
+    for number, names in enumerate(parts, 1):
         of = f" ({number} of {len(parts)})" if len(parts) > 1 else ""
-        again = f" {next(iter(part.series))} stands in each of them." if len(parts) > 1 else ""
+        again = f" {names[0]} stands in each of them." if len(parts) > 1 else ""
         yield Drawing(
             experiment.name,
             f"{experiment.slug}-curves" + (f"-{number}" if len(parts) > 1 else ""),
@@ -222,24 +225,20 @@ def _curves(experiment: Experiment, metric: str) -> Iterator[Drawing]:
             "two trainings of a run came one after the other, and other work on the machine moves "
             "them. After Figures 4, 5 and 11 of the paper.",
             "curves",
-            partial(plot_curves, part, metric),
+            partial(plot_curves, experiment, metric, names),
         )
 
 
-def _parts(experiment: Experiment) -> list[Experiment]:
-    """At most as many lines as there are colours, the first one in every part."""
+def _parts(experiment: Experiment) -> list[list[str]]:
+    """Names of at most as many lines as there are colours, the first one in every part."""
     series = experiment.series
     first, *others = series
     if len(series) <= len(PALETTE):
-        return [experiment]
+        return [list(series)]
     others.sort(key=lambda name: (series[name][0].method != OURS, _keeps_zeros(series[name])))
     count = math.ceil(len(others) / (len(PALETTE) - 1))
     size = math.ceil(len(others) / count)
-    chunks = [{first, *others[i : i + size]} for i in range(0, len(others), size)]
-    cells = experiment.cells
-    return [
-        replace(experiment, cells=tuple(c for c in cells if c.series in chunk)) for chunk in chunks
-    ]
+    return [[first, *others[i : i + size]] for i in range(0, len(others), size)]
 
 
 def _keeps_zeros(cells: list[Cell]) -> bool:

@@ -16,7 +16,8 @@ def in_turns(experiment: Experiment, measurements: Iterable[Run]) -> dict[str, f
     """Time of a step in units of a dense one, of cells whose training was measured in turns.
 
     A measurement is of a cell where its model, task and training are the experiment's, but for the
-    seed, and its method is the cell's, setting by setting.
+    seed, its device and threads are, too, and its method is the cell's, setting by setting. Of
+    several the last counts.
 
     Args:
         experiment: the cells.
@@ -25,19 +26,19 @@ def in_turns(experiment: Experiment, measurements: Iterable[Run]) -> dict[str, f
     Returns:
         By the cell's label; empty where nothing was measured.
     """
-    first = _training(experiment.records[0])
+    first, machine = _training(experiment.records[0]), _machine(experiment.records[0])
     methods = {cell.label: _table(cell.records[0].config, "method") for cell in experiment.cells}
     found: dict[str, float] = {}
     for run in measurements:
         record = run.record
-        if differing(first, _training(record)):
+        if differing(first, _training(record)) or _machine(record) != machine:
             continue
         for label, method in _table(record.config, "trainings").items():
             time = _table(record.speeds, label).get("times_dense")
             if label not in methods or not isinstance(method, Mapping):
                 continue
             apart = set(differing(methods[label], method)) - _SAID_OTHERWISE
-            if isinstance(time, float) and not apart:
+            if isinstance(time, int | float) and not apart:
                 found[label] = time
     return found
 
@@ -45,6 +46,10 @@ def in_turns(experiment: Experiment, measurements: Iterable[Run]) -> dict[str, f
 def _table(tables: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     value = tables.get(key)
     return value if isinstance(value, Mapping) else {}
+
+
+def _machine(record: RunRecord) -> tuple[Any, Any]:
+    return record.environment.get("device"), record.environment.get("threads")
 
 
 def _training(record: RunRecord) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,12 +132,8 @@ def _state_dim(name: str, value: Any, parameter: Tensor, dim: int) -> int | None
 
 
 def _holds_tensors(value: Any) -> bool:
-    """Whether a container holds a tensor that has dimensions."""
+    """Whether a list, a tuple or a mapping holds a tensor that has dimensions."""
     if isinstance(value, Tensor):
         return value.ndim > 0
     inside = value.values() if isinstance(value, Mapping) else value
-    return (
-        isinstance(inside, Iterable)
-        and not isinstance(inside, str | bytes)
-        and any(map(_holds_tensors, inside))
-    )
+    return isinstance(value, Mapping | list | tuple) and any(map(_holds_tensors, inside))
