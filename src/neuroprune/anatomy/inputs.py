@@ -98,7 +98,8 @@ def count_flops(model: nn.Module, sample_inputs: Mapping[str, Tensor]) -> int:
 
 
 def _is_surgerys(hook: Any) -> bool:
-    return isinstance(hook, FunctionType) and hook.__module__.startswith("neuroprune.surgery.")
+    kind: Any = hook if isinstance(hook, FunctionType) else type(hook)
+    return str(kind.__module__).startswith("neuroprune.surgery.")
 
 
 def copy_of(model: nn.Module) -> nn.Module:
