@@ -20,7 +20,7 @@ from neuroprune.distillation import Distillation, teacher_for
 from neuroprune.layer_distillation import asked_teacher, distillation_for
 from neuroprune.learning_rates import LearningRates
 from neuroprune.methods import Method, dead_inputs, dead_units, method_for
-from neuroprune.methods.method import StepSizeOf, set_up_, step_sizes
+from neuroprune.methods.method import StepSizeOf, set_up_, step_sizes, trained_by
 from neuroprune.plan import ShrinkPlan
 from neuroprune.record import differences
 from neuroprune.snapshots import Evaluate, Snapshots, snapshots_for
@@ -30,7 +30,6 @@ from neuroprune.trained import (
     check_model,
     check_state_is_sliceable,
     count_trained,
-    parameters_of,
     warn_of_others,
 )
 
@@ -211,7 +210,7 @@ class Pruner:
         self._warn_if_short()
         self._cut(self.method.last_cut(self.anatomy, self._cut_at_step == self.steps))
         self._cut_at_step = self.steps
-        held = {p for p in parameters_of(self.optimizer) if p.requires_grad}
+        held = trained_by(self.optimizer)
         # Who is trained is enough to know here; optimizers with lr=None have no rate to tell.
         self.method.zero_small_(self.anatomy, lambda p: 0.0 if p in held else None)
         if self.method.removes_dead_units:

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ _TABLES = {  # what is an object wherever it is there
 _PACKAGES = ("neuroprune", "torch", "transformers", "accelerate", "datasets", "numpy")
 
 
+@cache  # of the first call: the files may change while a process runs the code it has read
 def _source() -> str:
     """Digest of this package's own code: between two releases the version says too little."""
     digest = hashlib.sha256()
@@ -36,9 +38,6 @@ def _source() -> str:
     for path in sorted(root.rglob("*.py")):
         digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()[:12]
-
-
-_SOURCE = _source()  # now: the files may change while a training runs
 
 
 class RecordError(ValueError):
@@ -65,7 +64,7 @@ def environment(threads: int | None = None) -> dict[str, Any]:
         "cpu_count": os.cpu_count(),
         "threads": threads,
         "packages": versions,
-        "source": _SOURCE,
+        "source": _source(),
     }
 
 

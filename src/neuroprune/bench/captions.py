@@ -12,6 +12,7 @@ from neuroprune.bench.status import Cell, cells_of
 from neuroprune.bench.suite import FAILURE_SUFFIX, State
 from neuroprune.record import RunRecord
 from neuroprune.report.collect import mixed
+from neuroprune.report.names import sentence
 from neuroprune.report.numbers import (
     IN_PERCENT,
     baseline,
@@ -40,7 +41,7 @@ def caption(results: Path, name: str, groups: Mapping[str, Sequence[RunRecord]],
     records = [record for group in groups.values() for record in group]
     sources = sources_of(results, name)
     parts = [_seeds(records), f"{machines(records)}.", _shares(records), _pairs(records)]
-    parts += [said[0].upper() + said[1:] for k, g in groups.items() if (said := mixed(k, g))]
+    parts += [sentence(said) for key, group in groups.items() if (said := mixed(key, group))]
     parts.append(unfinished(results, name, groups))
     parts.append(_again(results, name, groups, label, sources))
     return " ".join(part for part in parts if part)
@@ -62,13 +63,14 @@ def overview_caption(
     dense = side_spread(dense_runs(records), "metrics", "dense", metric)
     unit = "%" if metric in IN_PERCENT else ""
     told = "" if dense is None else f" Dense: {dense.text(1, 100.0 if unit else 1.0)}{unit} (sd)."
-    return (
+    parts = [
         f"Quality kept: {metric} against the dense run of the same seed, mean ± standard error "
         f"over these pairs, seeds {_listed(records)}.{told} Removed: physically, of the prunable "
-        f"weights.{_rest(groups)} {machines(records)}. "
-        + (f"{left} " if (left := unfinished(results, name, groups)) else "")
-        + _again(results, name, groups, label, sources_of(results, name), "-*")
-    )
+        f"weights.{_rest(groups)} {machines(records)}.",
+        unfinished(results, name, groups),
+        _again(results, name, groups, label, sources_of(results, name), "-*"),
+    ]
+    return " ".join(part for part in parts if part)
 
 
 def _rest(groups: Mapping[str, Sequence[RunRecord]]) -> str:

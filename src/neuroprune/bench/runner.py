@@ -66,7 +66,7 @@ def run(
         ConfigError, DataError, ModelSourceError: wrong input, before anything is trained.
     """
     progress = progress or Progress()
-    threads = _use_threads(config.training.threads)
+    made_by = environment(_use_threads(config.training.threads))  # now: code may change meanwhile
     progress.stage(f"reading {config.task.name}")
     raw = read_task(config.task, data_dir, config.training.seed)
     if raw.train is None or not len(raw.train):
@@ -111,8 +111,7 @@ def run(
             "dense": dense_run["training"],
             "pruned": pruned.to_dict(),
         },
-        environment=environment(threads)
-        | ({"device": device} if device not in (None, "cpu") else {}),
+        environment=made_by | ({"device": device} if device not in (None, "cpu") else {}),
     )
 
 

@@ -22,6 +22,7 @@ from neuroprune.record import RunRecord, differences, write_text_atomic
 from neuroprune.report.collect import collect
 from neuroprune.report.compare import alone, tallies, uncompared, what_the_rule_is_worth
 from neuroprune.report.drawings import by_other_metrics, chosen, comparisons_of, not_chosen
+from neuroprune.report.names import sentence
 from neuroprune.report.rows import experiment_rows, in_order, overview_rows
 
 _OF_THE_DENSE_RUN = ("model", "task", "training")
@@ -168,8 +169,9 @@ def pairs_table(results: Path, name: str) -> str:
     sentences += [said for experiment in shown for said in by_other_metrics(experiment)]
     left = alone([cell for e in shown for cell in uncompared(e, pairs[e.name])])
     sentences += [left] if left else []
-    sentences += [text[0].upper() + text[1:] for e in found.experiments if (text := not_chosen(e))]
-    sentences += [unfinished(results, name, load_records(results, name))]
+    sentences += [sentence(text) for e in found.experiments if (text := not_chosen(e))]
+    groups = {cell.label: cell.records for e in found.experiments for cell in e.cells}
+    sentences += [unfinished(results, name, groups)]
     told = " ".join(text for text in (said, *sentences, *found.notes) if text)
     return f"{_markdown(_PAIRS, rows)}\n\n{told}"
 

@@ -17,6 +17,7 @@ from neuroprune.core.importance import (
     first_order_per_unit,
     square_per_unit,
 )
+from neuroprune.methods.method import trained_by
 from neuroprune.methods.training_passes import TrainingPasses
 from neuroprune.methods.units import (
     Block,
@@ -201,16 +202,6 @@ def check_trained(anatomy: Anatomy, optimizer: Optimizer) -> list[str]:
     """
     held = trained_by(optimizer)
     return [b.name for b in anatomy.blocks() if fan_out(b).weight not in held]
-
-
-def trained_by(optimizer: Optimizer | None) -> frozenset[Tensor]:
-    """Parameters that an optimizer trains; gradients of others pile up, since nothing clears them.
-
-    Args:
-        optimizer: the optimizer.
-    """
-    groups = [] if optimizer is None else optimizer.param_groups
-    return frozenset(p for group in groups for p in group["params"] if p.requires_grad)
 
 
 def horizon_of(steps: int) -> int:

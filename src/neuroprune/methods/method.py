@@ -310,6 +310,16 @@ def step_sizes(optimizer: Optimizer) -> dict[Tensor, float]:
     return {p: float(g["lr"]) for g in groups for p in g["params"] if p.requires_grad}
 
 
+def trained_by(optimizer: Optimizer | None) -> frozenset[Tensor]:
+    """Parameters that an optimizer trains; gradients of others pile up, since nothing clears them.
+
+    Args:
+        optimizer: the optimizer.
+    """
+    groups = [] if optimizer is None else optimizer.param_groups
+    return frozenset(p for group in groups for p in group["params"] if p.requires_grad)
+
+
 def common_step_size(parameters: tuple[Tensor, ...], step_size_of: StepSizeOf) -> float:
     """The one step size of a group of parameters that shrink together.
 

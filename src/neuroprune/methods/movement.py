@@ -13,8 +13,8 @@ from neuroprune.anatomy import Anatomy
 from neuroprune.config import Config, ConfigError, Granularity, Movement
 from neuroprune.core.movement import movement_per_unit
 from neuroprune.core.units import scale_units_
-from neuroprune.methods.connectivity import check_trained, trained_by
-from neuroprune.methods.method import Method, StepSizeOf
+from neuroprune.methods.connectivity import check_trained
+from neuroprune.methods.method import Method, StepSizeOf, trained_by
 from neuroprune.methods.movement_weights import MovementBlocks, MovementWeights, check_scored
 from neuroprune.methods.ranked import RankedUnits
 from neuroprune.methods.shadow import Shadow, check_resumable, loss_scale

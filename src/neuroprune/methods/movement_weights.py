@@ -14,8 +14,7 @@ from neuroprune.config import ConfigError, Movement
 from neuroprune.core.movement import movement
 from neuroprune.core.selection import lowest_mask
 from neuroprune.core.tiles import Tile, lowest_tiles, over_tiles, sum_per_tile, tile_sizes
-from neuroprune.methods.connectivity import trained_by
-from neuroprune.methods.method import StepSizeOf, trained
+from neuroprune.methods.method import StepSizeOf, trained, trained_by
 from neuroprune.methods.ranked_weights import RankedWeights
 from neuroprune.methods.shadow import Shadow, check_resumable, loss_scale
 

@@ -18,10 +18,17 @@ from neuroprune.report.figure import ReportError
 from neuroprune.report.in_turns import in_turns
 from neuroprune.report.names import number, slug, unique
 from neuroprune.report.rows import order_of
-from neuroprune.report.runs import Cell, Collection, Experiment, Run, series_and_setting
+from neuroprune.report.runs import (
+    Cell,
+    Collection,
+    Experiment,
+    Run,
+    dense_config,
+    series_and_setting,
+    table_of,
+)
 from neuroprune.report.structures import read_structure
 
-_OF_THE_DENSE_RUN = ("model", "task", "training")
 _MACHINE = ("processor", "device", "threads", "packages")
 _FAILURES = "*.failed.txt"
 _TRAINED = "record.json"
@@ -219,7 +226,7 @@ def mixed(label: str, records: Sequence[RunRecord]) -> str:
 
 def _conditions(record: RunRecord) -> dict[str, Any]:
     """What all runs of a cell share: the method, how it is measured, and on what."""
-    tables = {name: _table(record.config, name) for name in ("method", "evaluation")}
+    tables = {name: table_of(record.config, name) for name in ("method", "evaluation")}
     machine = {name: record.environment.get(name) for name in _MACHINE}
     return {**tables, "environment": machine}
 
@@ -229,7 +236,7 @@ def _changed_by_saving(experiment: Experiment) -> Iterator[str]:
     for cell in experiment.cells:
         less = [r for r in cell.records if r.metrics.get("reload_matches") is False]
         if less:
-            precisions = {_table(r.config, "training").get("precision", "fp32") for r in less}
+            precisions = {table_of(r.config, "training").get("precision", "fp32") for r in less}
             why = (
                 "a defect to report"
                 if "fp32" in precisions
@@ -246,23 +253,13 @@ def _task(group: Mapping[str, Mapping[int, Run]]) -> str:
     return next(run.record.task for seeds in group.values() for run in seeds.values())
 
 
-def _table(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = config.get(key)
-    return value if isinstance(value, Mapping) else {}
-
-
 def _dense_key(record: RunRecord) -> str:
     """What makes the dense run what it is, but for its seed."""
     return json.dumps(_dense_config(record), sort_keys=True)
 
 
 def _dense_config(record: RunRecord) -> dict[str, Any]:
-    """The same as dotted keys and their values."""
-    config: dict[str, Any] = {"task": record.task}
-    for table in _OF_THE_DENSE_RUN:
-        config |= {f"{table}.{key}": value for key, value in _table(record.config, table).items()}
-    config.pop("training.seed", None)
-    return config
+    return {"task": record.task, **dense_config(record)}
 
 
 def _check_dense(runs: Iterable[Run]) -> None:

@@ -326,7 +326,7 @@ def equal_heads(experiment: Experiment) -> list[list[Cell]]:
             (heads.mean, cell)
             for heads, cell in counted
             if heads is not None
-            and heads.mean != (dense and dense.mean)
+            and (dense is None or heads.mean != dense.mean)
             and all(not record.target or "heads:" in record.target for record in cell.records)
         ),
         key=lambda pair: -pair[0],

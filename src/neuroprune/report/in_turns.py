@@ -6,9 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from neuroprune.record import RunRecord, differing
-from neuroprune.report.runs import Experiment, Run
+from neuroprune.report.runs import Experiment, Run, dense_config, table_of
 
-_SHARED = ("model", "task", "training")
 _SAID_OTHERWISE = {"name", "teacher"}  # in a measurement
 
 
@@ -26,15 +25,15 @@ def in_turns(experiment: Experiment, measurements: Iterable[Run]) -> dict[str, f
     Returns:
         By the cell's label; empty where nothing was measured.
     """
-    first, machine = _training(experiment.records[0]), _machine(experiment.records[0])
-    methods = {cell.label: _table(cell.records[0].config, "method") for cell in experiment.cells}
+    first, machine = dense_config(experiment.records[0]), _machine(experiment.records[0])
+    methods = {cell.label: table_of(cell.records[0].config, "method") for cell in experiment.cells}
     found: dict[str, float] = {}
     for run in measurements:
         record = run.record
-        if differing(first, _training(record)) or _machine(record) != machine:
+        if differing(first, dense_config(record)) or _machine(record) != machine:
             continue
-        for label, method in _table(record.config, "trainings").items():
-            time = _table(record.speeds, label).get("times_dense")
+        for label, method in table_of(record.config, "trainings").items():
+            time = table_of(record.speeds, label).get("times_dense")
             if label not in methods or not isinstance(method, Mapping):
                 continue
             apart = set(differing(methods[label], method)) - _SAID_OTHERWISE
@@ -43,17 +42,5 @@ def in_turns(experiment: Experiment, measurements: Iterable[Run]) -> dict[str, f
     return found
 
 
-def _table(tables: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = tables.get(key)
-    return value if isinstance(value, Mapping) else {}
-
-
 def _machine(record: RunRecord) -> tuple[Any, Any]:
     return record.environment.get("device"), record.environment.get("threads")
-
-
-def _training(record: RunRecord) -> dict[str, Any]:
-    """What a training is of, but for its seed."""
-    found = {name: dict(_table(record.config, name)) for name in _SHARED}
-    found["training"].pop("seed", None)
-    return found

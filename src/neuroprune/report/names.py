@@ -30,6 +30,15 @@ def number(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
+def sentence(text: str) -> str:
+    """A text that begins with a capital.
+
+    Args:
+        text: at least one character.
+    """
+    return text[0].upper() + text[1:]
+
+
 def unique(wanted: Iterable[str], taken: Iterable[str] = ()) -> list[str]:
     """The same names, those that are taken already with a number: "a", "a-2".
 

@@ -31,7 +31,7 @@ from neuroprune.report.numbers import (
     over_seeds,
     side_spread,
 )
-from neuroprune.report.runs import series_and_setting
+from neuroprune.report.runs import order_of_lines, series_and_setting
 from neuroprune.report.snapshots import read_snapshots
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ def _plot(
     for point in points:
         series.setdefault(point.series, []).append(point)
     # Our own method first: the first colour is the one that stands out.
-    names = sorted(series, key=lambda name: (not series[name][0].ours, name != OURS, name))
+    names = sorted(series, key=lambda name: order_of_lines(name, series[name][0].ours))
     ends: list[Label] = []
     settings: list[Label] = []
     drawn: list[_Line] = []

@@ -6,11 +6,13 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from neuroprune.record import RunRecord
 from neuroprune.report.numbers import OURS, Spread, metric_names, number_of, spread_of
 from neuroprune.report.structures import Structure
 
+_OF_THE_DENSE_RUN = ("model", "task", "training")
 # A number at the end of a label is a setting; the 1 of "l1" is none.
 _SETTING = re.compile(r"(.+?)(?:[@/_-]|(?<=[A-Za-z]{2}))(\d+(?:\.\d+)?(?:e-?\d+)?)")
 # A point of a grid has several, each with its name: "alpha1e-05-beta0.01".
@@ -32,6 +34,42 @@ def series_and_setting(label: str) -> tuple[str, str]:
         return grid[1], grid[2].removeprefix("-")
     found = _SETTING.fullmatch(label)
     return (found[1], found[2]) if found else (label, "")
+
+
+def order_of_lines(name: str, ours: bool) -> tuple[bool, bool, str]:
+    """What lines are sorted by: NeuroPrune as it comes, its variants, and the others.
+
+    Args:
+        name: of the line.
+        ours: whether its method is NeuroPrune.
+    """
+    return not ours, name != OURS, name
+
+
+def table_of(tables: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """A table of a record by its name; empty where it is absent or something else.
+
+    Args:
+        tables: such as the record's configuration.
+        key: the name.
+    """
+    value = tables.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
+def dense_config(record: RunRecord) -> dict[str, Any]:
+    """What makes a dense run what it is, but for its seed: dotted keys and their values.
+
+    Args:
+        record: its model, task and training count.
+    """
+    config = {
+        f"{table}.{key}": value
+        for table in _OF_THE_DENSE_RUN
+        for key, value in table_of(record.config, table).items()
+    }
+    config.pop("training.seed", None)
+    return config
 
 
 @dataclass(frozen=True)
@@ -140,7 +178,7 @@ class Experiment:
         found: dict[str, list[Cell]] = {}
         for cell in self.cells:
             found.setdefault(cell.series, []).append(cell)
-        names = sorted(found, key=lambda name: (found[name][0].method != OURS, name != OURS, name))
+        names = sorted(found, key=lambda name: order_of_lines(name, found[name][0].method == OURS))
         return {name: found[name] for name in names}
 
 
